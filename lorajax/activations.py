@@ -1,0 +1,49 @@
+"""Hidden states of prompts at all layers: what `analysis` compares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lorajax.data.batching import pad_prompts
+from lorajax.lora.adapter import Adapter, size
+from lorajax.models.llama import Llama
+
+
+class LastToken:
+    """Hidden states of each prompt's last token, in every layer, under a set of adapters.
+
+    The last prompt token is where the model has read the task and not yet answered. All N adapters see the same
+    prompts in one program; the states of the other tokens never leave the scan over layers.
+    """
+
+    def __init__(self, model: Llama, *, length: int, batch_size: int, pad: int):
+        graphdef, self._base = nnx.split(model)
+        self._length, self._batch_size, self._pad = length, batch_size, pad
+
+        @jax.jit
+        def states(base: nnx.State, adapter: Adapter, tokens: jax.Array, last: jax.Array) -> jax.Array:
+            N, B = size(adapter), tokens.shape[0]
+            tokens = jnp.broadcast_to(tokens, (N, *tokens.shape))
+
+            def pick(h: jax.Array) -> jax.Array:
+                return h[:, jnp.arange(B), last].astype(jnp.float32)
+
+            return nnx.merge(graphdef, base)(tokens, adapter, collect=pick).states
+
+        self._states = states
+
+    def __call__(self, adapter: Adapter, prompts: Sequence[np.ndarray]) -> np.ndarray:
+        """`[N, layers + 2, prompts, D]` float32; layers as in `config.layer_names`."""
+        parts = []
+        for start in range(0, len(prompts), self._batch_size):
+            chosen = list(prompts[start : start + self._batch_size])
+            filled = chosen + [chosen[0]] * (self._batch_size - len(chosen))
+            tokens, last = pad_prompts(filled, length=self._length, pad=self._pad)
+            states = self._states(self._base, adapter, tokens, last)
+            parts.append(np.asarray(states)[:, :, : len(chosen)])
+        return np.concatenate(parts, axis=2).swapaxes(0, 1)

@@ -1,0 +1,254 @@
+"""LoRA (Hu et al., 2021, arXiv 2106.09685) as plain data: a set of N adapters is a dict of stacked factors.
+
+    adapter = {"self_attn.q_proj": Lora(a [layers, N, in, r], b [layers, N, r, out], scale [layers, N]), ...}
+
+The update of adapter n in layer l is `scale[l, n] * a[l, n] @ b[l, n]`, added to the frozen kernel `[in, out]`. Keys are the
+module's path inside a block, as in the checkpoint. Everything downstream is a function of this tree: the model applies
+it, `jax.grad` differentiates its factors, optax updates them, PEFT files hold them, `analysis` measures them.
+
+* One adapter is N = 1. `stack` joins sets along N, `take` picks from one.
+* A rank below the set's largest is padded with zero columns of `a` and zero rows of `b`: they get zero gradients and stay
+  zero. A layer that is not adapted has scale 0.
+* `split` parts what is trained (the factors) from what is not (the scales); `join` is its inverse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lorajax.errors import LorajaxError
+from lorajax.models.config import ModelConfig
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """The low-rank updates of one module: a `[layers, N, in, r]`, b `[layers, N, r, out]`, scale `[layers, N]`.
+
+    Inside a block the layer axis is gone. `dropout` holds a key per layer and adapter while training with dropout.
+    """
+
+    a: Array
+    b: Array
+    scale: Array
+    dropout: Dropout | None = None
+
+    def delta(self, x: Array) -> Array:
+        """The update's part of the output, for one layer: x `[N, B, T, in]` to `[N, B, T, out]`, in x's dtype."""
+        if self.dropout is not None:
+            x = self.dropout(x)
+        down = jnp.einsum("nbti,nir->nbtr", x, self.a.astype(x.dtype))
+        down = down * self.scale.astype(x.dtype)[:, None, None, None]
+        return jnp.einsum("nbtr,nro->nbto", down, self.b.astype(x.dtype))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """Drops inputs of the updates with probability `rate`; `keys [layers, N]`, so adapters drop independently."""
+
+    keys: Array
+    rate: float = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, x: Array) -> Array:
+        kept = jax.vmap(lambda key, row: jax.random.bernoulli(key, 1 - self.rate, row.shape))(self.keys, x)
+        return jnp.where(kept, x / (1 - self.rate), 0).astype(x.dtype)
+
+
+Adapter = dict[str, Lora]
+Factors = dict[str, dict[str, Array]]
+Scales = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """What is adapted, and how strongly."""
+
+    rank: int = 8
+    """Rank r of every update."""
+    alpha: float = 16.0
+    """Updates are scaled by alpha / r (rsLoRA: alpha / sqrt(r))."""
+    dropout: float = 0.0
+    """Probability of dropping an input of the updates, in training only."""
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """Module names, `all-linear`, or one regular expression over full names such as 'model.layers.0.mlp.up_proj'."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(r) (Kalajdzievski, 2023) instead of alpha / r."""
+    init: Literal["shared", "independent"] = "shared"
+    """A's initial values: `shared` by all adapters, as when separate runs use one seed, or `independent`."""
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise LorajaxError(f"--rank must be at least 1, found {self.rank}")
+        if not 0 <= self.dropout < 1:
+            raise LorajaxError(f"--dropout must be in [0, 1), found {self.dropout}")
+        if self.init not in ("shared", "independent"):
+            raise LorajaxError(f"--init must be 'shared' or 'independent', found {self.init!r}")
+
+    @property
+    def scale(self) -> float:
+        """Factor on `a @ b`."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+
+def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """(in, out) of every linear module inside a block, by its path."""
+    size, inner = config.hidden_size, config.intermediate_size
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return {
+        "self_attn.q_proj": (size, q),
+        "self_attn.k_proj": (size, kv),
+        "self_attn.v_proj": (size, kv),
+        "self_attn.o_proj": (q, size),
+        "mlp.gate_proj": (size, inner),
+        "mlp.up_proj": (size, inner),
+        "mlp.down_proj": (inner, size),
+    }
+
+
+def module_name(path: str, layer: int) -> str:
+    """The full name of a block's module, as in the checkpoint and in PEFT files."""
+    return f"model.layers.{layer}.{path}"
+
+
+def target_layers(targets: Sequence[str], config: ModelConfig) -> dict[str, np.ndarray]:
+    """Which layers of which modules `targets` names: path to a boolean `[layers]`, as PEFT resolves them.
+
+    A list names modules by the end of their full name; a single string that is no such end is a regular expression
+    that must match a full name; `all-linear` is every linear module of the blocks.
+
+    Raises:
+      LorajaxError: a target that matches nothing, with the modules there are.
+    """
+    paths = list(linear_shapes(config))
+    layers = range(config.num_layers)
+    if tuple(targets) == ("all-linear",):
+        return {path: np.ones(config.num_layers, bool) for path in paths}
+
+    def matched(target: str) -> dict[str, np.ndarray]:
+        names = {path: [module_name(path, layer) for layer in layers] for path in paths}
+        hit = {p: np.array([n == target or n.endswith("." + target) for n in ns]) for p, ns in names.items()}
+        if not any(h.any() for h in hit.values()) and len(targets) == 1:
+            try:
+                pattern = re.compile(target)
+            except re.error as error:
+                raise LorajaxError(f"target {target!r} is neither a module nor a regular expression: {error}") from None
+            hit = {p: np.array([pattern.fullmatch(n) is not None for n in ns]) for p, ns in names.items()}
+        if not any(h.any() for h in hit.values()):
+            raise LorajaxError(f"target {target!r} matches no linear module; there are: {', '.join(paths)}")
+        return hit
+
+    found: dict[str, np.ndarray] = {}
+    for target in targets:
+        for path, hit in matched(target).items():
+            if hit.any():
+                found[path] = found.get(path, np.zeros(config.num_layers, bool)) | hit
+    if not found:
+        raise LorajaxError("no targets: name at least one module to adapt, e.g. q_proj v_proj")
+    return {path: found[path] for path in paths if path in found}
+
+
+def init_adapter(config: ModelConfig, lora: LoraConfig, names: Sequence[str], *, seed: int = 0) -> Adapter:
+    """New adapters, one per name: A as PEFT draws it, U(-1/sqrt(in), 1/sqrt(in)) for every layer; B zero; float32.
+
+    An adapter's values depend on (seed, its name, module, layer) alone, so it is the same in any set; with
+    `lora.init == "shared"` they do not depend on the name either.
+    """
+
+    def draw(name: str, path: str, in_features: int) -> Array:
+        key = jax.random.key(seed)
+        for part in ("" if lora.init == "shared" else name, path):
+            key = jax.random.fold_in(key, zlib.crc32(part.encode()))
+        bound = in_features**-0.5
+        shape = (config.num_layers, in_features, lora.rank)
+        return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+    shapes = linear_shapes(config)
+    adapter = {}
+    for path, layers in target_layers(lora.targets, config).items():
+        in_features, out_features = shapes[path]
+        adapter[path] = Lora(
+            a=jnp.stack([draw(name, path, in_features) for name in names], axis=1),
+            b=jnp.zeros((config.num_layers, len(names), lora.rank, out_features), jnp.float32),
+            scale=jnp.where(jnp.asarray(layers)[:, None], lora.scale, 0.0) * jnp.ones((1, len(names)), jnp.float32),
+        )
+    return adapter
+
+
+def size(adapter: Adapter) -> int:
+    """N, the number of adapters in the set."""
+    return next(iter(adapter.values())).scale.shape[1]
+
+
+def take(adapter: Adapter, indices: Sequence[int]) -> Adapter:
+    """The adapters at `indices`, in that order."""
+    picked = np.asarray(indices)
+    return jax.tree.map(lambda x: x[:, picked], adapter)
+
+
+def stack(adapters: Sequence[Adapter]) -> Adapter:
+    """One set of all the adapters, in order; modules missing in one are zero there, ranks are padded to the largest."""
+    adapted: dict[str, list[Lora]] = {}
+    for adapter in adapters:
+        for path, lora in adapter.items():
+            adapted.setdefault(path, []).append(lora)
+    joined = {}
+    for path, loras in adapted.items():
+        layers, _, in_features, _ = loras[0].a.shape
+        rank, out_features = max(x.a.shape[-1] for x in loras), loras[0].b.shape[-1]
+        parts = []
+        for adapter in adapters:
+            n = size(adapter)
+            lora = adapter.get(path) or Lora(
+                jnp.zeros((layers, n, in_features, 0)), jnp.zeros((layers, n, 0, out_features)), jnp.zeros((layers, n))
+            )
+            pad = rank - lora.a.shape[-1]
+            a = jnp.pad(lora.a, ((0, 0), (0, 0), (0, 0), (0, pad)))
+            b = jnp.pad(lora.b, ((0, 0), (0, 0), (0, pad), (0, 0)))
+            parts.append(Lora(a, b, lora.scale))
+        joined[path] = jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=1), *parts)
+    return joined
+
+
+def zeros_like(adapter: Adapter) -> Adapter:
+    """The set whose updates are all zero: the base model, in the shape of `adapter`."""
+    return jax.tree.map(jnp.zeros_like, adapter)
+
+
+def split(adapter: Adapter) -> tuple[Factors, Scales]:
+    """The trained factors and the fixed scales."""
+    return {p: {"a": x.a, "b": x.b} for p, x in adapter.items()}, {p: x.scale for p, x in adapter.items()}
+
+
+def join(factors: Factors, scales: Scales) -> Adapter:
+    """Inverse of `split`."""
+    return {path: Lora(f["a"], f["b"], scales[path]) for path, f in factors.items()}
+
+
+def with_dropout(adapter: Adapter, rate: float, keys: Array) -> Adapter:
+    """The same adapters, dropping inputs in the coming call; `keys [N]`, one per adapter."""
+    if rate == 0:
+        return adapter
+
+    def module(path: str, lora: Lora) -> Lora:
+        layers = jnp.arange(lora.scale.shape[0])
+        own = jax.vmap(lambda key: jax.random.fold_in(key, zlib.crc32(path.encode())))(keys)
+        per_layer = jax.vmap(lambda layer: jax.vmap(lambda key: jax.random.fold_in(key, layer))(own))(layers)
+        return dataclasses.replace(lora, dropout=Dropout(per_layer, rate))
+
+    return {path: module(path, lora) for path, lora in adapter.items()}
+
+
+def updates(adapter: Mapping[str, Lora]) -> dict[str, Array]:
+    """Dense updates `[layers, N, in, out]` in float32; for merging and tests, not for measures."""
+    with jax.default_matmul_precision("highest"):
+        return {p: jnp.einsum("lnir,lnro,ln->lnio", x.a, x.b, x.scale) for p, x in adapter.items()}

@@ -1,0 +1,146 @@
+"""GGUF files of the Llama architecture as a source of tensors: config, weights and tokenizer in one file.
+
+Weights are dequantised by the `gguf` package, a tensor at a time. llama.cpp stores the rows of q and k so that rotary pairs are
+neighbours; they are put back into the order of the original checkpoint, where a pair is (i, i + head_dim / 2).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lorajax.errors import LorajaxError
+from lorajax.models.config import ModelConfig, RopeConfig
+from lorajax.models.rope import inverse_frequencies
+from lorajax.models.safetensors_folder import Index
+
+#: llama.cpp's tensor names -> those of a Hugging Face checkpoint.
+NAMES = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+BLOCK_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+#: llama.cpp's table of llama3 rotary factors: what divides each frequency. It names no parameters.
+ROPE_FACTORS = "rope_freqs.weight"
+
+
+class GGUFFile:
+    """One GGUF file: a `TensorSource`, and the metadata that config and tokenizer are read from.
+
+    Raises:
+      LorajaxError: the `gguf` package is not installed, the file is not a whole GGUF file, or it is of another
+        architecture.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            import gguf
+        except ModuleNotFoundError:
+            raise LorajaxError(f"{path}: reading GGUF files needs an extra: pip install 'lorajax[gguf]'") from None
+        self.path, self._dequantize = path, gguf.dequantize
+        try:
+            self._reader = gguf.GGUFReader(path)
+        except FileNotFoundError:
+            raise LorajaxError(f"{path}: no such file") from None
+        except Exception as error:  # the reader raises whatever NumPy or a broken header makes it raise
+            raise LorajaxError(f"{path}: not a complete GGUF file ({error})") from error
+        architecture = self.get("general.architecture")
+        if architecture != "llama":
+            raise LorajaxError(f"{path}: GGUF architecture {architecture!r} is not supported; expected 'llama'")
+        self._tensors = {_hf_name(t.name): t for t in self._reader.tensors if t.name != ROPE_FACTORS}
+        self._rope_factors = next((t.data for t in self._reader.tensors if t.name == ROPE_FACTORS), None)
+        self.shapes = {name: tuple(int(n) for n in reversed(t.shape)) for name, t in self._tensors.items()}
+        self.config = self._config()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The metadata value of `key`."""
+        field = self._reader.fields.get(key)
+        return default if field is None else field.contents()
+
+    def read(self, name: str, index: Index) -> np.ndarray:
+        tensor = self._tensors[name]
+        try:
+            values = self._dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError:
+            kind = tensor.tensor_type.name
+            raise LorajaxError(f"{self.path}: tensor {tensor.name} is of type {kind}, which cannot be read") from None
+        values = values.reshape(self.shapes[name])
+        module = name.split(".")[-2]
+        if module in ("q_proj", "k_proj"):
+            heads = self.config.num_heads if module == "q_proj" else self.config.num_kv_heads
+            pairs = values.reshape(heads, -1, 2, *values.shape[1:])
+            values = pairs.swapaxes(1, 2).reshape(values.shape)
+        return values[index]
+
+    def where(self, name: str) -> str:
+        return str(self.path)
+
+    def _config(self) -> ModelConfig:
+        def number(key: str, default: Any = None) -> Any:
+            value = self.get(f"llama.{key}", default)
+            if value is None:
+                raise LorajaxError(f"{self.path}: metadata key llama.{key} is missing")
+            return value
+
+        heads, hidden = number("attention.head_count"), number("embedding_length")
+        head_dim = self.get("llama.attention.key_length") or hidden // heads
+        if number("rope.dimension_count", head_dim) != head_dim:
+            raise LorajaxError(f"{self.path}: rotary positions on a part of each head are not supported")
+        if self.get("llama.expert_count"):
+            raise LorajaxError(f"{self.path}: mixtures of experts are not supported")
+        return ModelConfig(
+            vocab_size=self.shapes["model.embed_tokens.weight"][0],
+            hidden_size=hidden,
+            intermediate_size=number("feed_forward_length"),
+            num_layers=number("block_count"),
+            num_heads=heads,
+            num_kv_heads=number("attention.head_count_kv", heads),
+            head_dim=head_dim,
+            rope=self._rope(head_dim),
+            norm_eps=float(np.float32(number("attention.layer_norm_rms_epsilon")).round(12)),
+            tie_embeddings="lm_head.weight" not in self.shapes,
+            attention_bias="model.layers.0.self_attn.q_proj.bias" in self.shapes,
+            mlp_bias="model.layers.0.mlp.up_proj.bias" in self.shapes,
+            max_positions=number("context_length", 2048),
+            bos_token_id=self.get("tokenizer.ggml.bos_token_id"),
+            eos_token_id=self.get("tokenizer.ggml.eos_token_id"),
+            pad_token_id=self.get("tokenizer.ggml.padding_token_id"),
+        )
+
+    def _rope(self, head_dim: int) -> RopeConfig:
+        theta = float(self.get("llama.rope.freq_base", 10_000.0))
+        scaling = self.get("llama.rope.scaling.type", "none")
+        if scaling == "linear":
+            return RopeConfig("linear", theta, factor=float(self.get("llama.rope.scaling.factor", 1.0)))
+        if scaling != "none":
+            raise LorajaxError(f"{self.path}: rope type {scaling!r} is not supported; expected 'none' or 'linear'")
+        if self._rope_factors is None:
+            return RopeConfig(theta=theta)
+        factors = np.asarray(self._rope_factors, np.float64)
+        rope = RopeConfig("llama3", theta, factor=float(factors.max()))
+        plain = inverse_frequencies(RopeConfig(theta=theta), head_dim)
+        if not np.allclose(plain / inverse_frequencies(rope, head_dim), factors, rtol=1e-3):
+            raise LorajaxError(f"{self.path}: {ROPE_FACTORS} does not hold the llama3 factors; not supported")
+        return rope
+
+
+def _hf_name(name: str) -> str:
+    if name in NAMES:
+        return NAMES[name]
+    parts = name.split(".")
+    if len(parts) == 4 and parts[0] == "blk" and parts[2] in BLOCK_NAMES:
+        return f"model.layers.{parts[1]}.{BLOCK_NAMES[parts[2]]}.{parts[3]}"
+    return name

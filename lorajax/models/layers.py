@@ -1,0 +1,39 @@
+"""The two layers every block is made of. The frozen weight is the module's; the adapter is an argument."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from lorajax.lora.adapter import Lora
+
+
+class Linear(nnx.Module):
+    """`y = x @ kernel (+ bias) (+ update of the adapter)`; kernel `[in, out]`."""
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = False, dtype=jnp.float32, rngs: nnx.Rngs):
+        init = jax.nn.initializers.lecun_normal()
+        self.kernel = nnx.Param(init(rngs.params(), (in_features, out_features), dtype))
+        self.bias = nnx.Param(jnp.zeros((out_features,), dtype)) if bias else None
+
+    def __call__(self, x: Array, lora: Lora | None = None) -> Array:
+        """x `[N, B, T, in]` to `[N, B, T, out]`: one product over the N*B*T rows, whatever N is."""
+        y = x @ self.kernel[...]
+        if self.bias is not None:
+            y = y + self.bias[...]
+        return y if lora is None else y + lora.delta(x)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square normalisation (Zhang and Sennrich, 2019), in float32; the learnt scale is applied after."""
+
+    def __init__(self, size: int, *, eps: float, dtype=jnp.float32):
+        self.scale = nnx.Param(jnp.ones((size,), dtype))
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        return y.astype(x.dtype) * self.scale[...]

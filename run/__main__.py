@@ -1,0 +1,32 @@
+"""`lorajax NAME ...` is `python -m run.NAME ...`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from run.terminal import command, say
+
+COMMANDS = {
+    "study": "train adapters, compare them across all layers, write the report",
+    "finetune": "train a fleet of LoRA adapters over one frozen model",
+    "cka_all_layers": "CKA of all layer pairs between base, multi-task and control models",
+    "report": "write a study's report again from its results",
+    "export": "write the model, with an adapter merged or without, as a Hugging Face folder",
+}
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    name = sys.argv[1].replace("-", "_") if len(sys.argv) > 1 else "--help"
+    if name not in COMMANDS:
+        say("usage: lorajax NAME ...   (lorajax NAME --help tells more)\n")
+        for known, purpose in COMMANDS.items():
+            say(f"  {known:16} {purpose}")
+        sys.exit(0 if name in ("-h", "--help") else 2)
+    del sys.argv[1]
+    command(importlib.import_module(f"run.{name}").main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The flags that the commands share, as dataclasses; tyro makes the command line and its help from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import tyro
+
+from lorajax.data.prompts import PromptConfig
+from lorajax.errors import LorajaxError
+from lorajax.lora.adapter import LoraConfig
+from lorajax.training.step import TrainConfig
+
+#: Name of the multi-task model's adapter. A control model has the name of its task.
+MULTI_TASK = "E"
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which tasks, and how much of each."""
+
+    data: str = "builtin"
+    """`builtin`, or a folder of JSONL files."""
+    tasks: tuple[str, ...] = ()
+    """Tasks by name; all of the source when none is named."""
+    train_examples: int = 1000
+    """Training examples of each task at most."""
+    test_examples: int = 128
+    """Held-out prompts of each task at most: those that losses and similarities are measured on."""
+
+    def __post_init__(self):
+        for flag, value in (("--train-examples", self.train_examples), ("--test-examples", self.test_examples)):
+            if value < 1:
+                raise LorajaxError(f"{flag} must be at least 1, found {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """What defines a study: the base model, the data, the adapters and their training."""
+
+    model: str = "smollm2"
+    """`smollm2`, a folder of a Llama-family checkpoint, a .gguf file, or a hub id owner/name."""
+    dtype: Dtype = "float32"
+    """Of the frozen weights and of the arithmetic: float32 or bfloat16. Adapters are always float32."""
+    data: tyro.conf.OmitArgPrefixes[DataConfig] = DataConfig()
+    prompt: tyro.conf.OmitArgPrefixes[PromptConfig] = PromptConfig()
+    lora: tyro.conf.OmitArgPrefixes[LoraConfig] = LoraConfig()
+    train: tyro.conf.OmitArgPrefixes[TrainConfig] = TrainConfig()
+    fleet_size: int = 10
+    """Adapters trained together. More need more memory, and gain nothing once the device is busy."""
+
+    def __post_init__(self):
+        if self.fleet_size < 1:
+            raise LorajaxError(f"--fleet-size must be at least 1, found {self.fleet_size}")
+
+    def flat(self) -> dict[str, Any]:
+        """The flags with their values, JSON types only."""
+        flags: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            flags |= dataclasses.asdict(value) if dataclasses.is_dataclass(value) else {field.name: value}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items()}
+
+    @classmethod
+    def from_flat(cls, flags: dict[str, Any]) -> StudyConfig:
+        """Inverse of `flat`.
+
+        Raises:
+          LorajaxError: an unknown flag, or a value that is not allowed.
+        """
+        rest = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+
+        def group(kind: type) -> Any:
+            return kind(**{f.name: rest.pop(f.name) for f in dataclasses.fields(kind) if f.name in rest})
+
+        groups = {
+            "data": group(DataConfig),
+            "prompt": group(PromptConfig),
+            "lora": group(LoraConfig),
+            "train": group(TrainConfig),
+        }
+        own = {name: rest.pop(name) for name in ("model", "dtype", "fleet_size") if name in rest}
+        if rest:
+            raise LorajaxError(f"unknown settings: {', '.join(sorted(rest))}")
+        return cls(**own, **groups)

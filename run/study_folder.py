@@ -1,0 +1,94 @@
+"""A study is one folder. Every command reads it, adds to it, and skips what is done.
+
+study.json         what the study is: its settings, the model's and the data's fingerprints
+adapters/NAME/     PEFT folders: E, and one per task
+training/GROUP/    checkpoints and metrics of the adapters trained together
+metrics.jsonl      losses of all adapters, by step
+results/           losses.csv, cka.nc, cka.csv
+figures/, report.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import lorajax
+from lorajax.errors import LorajaxError
+from lorajax.files import write_text
+from run.options import StudyConfig
+
+FORMAT = 1
+
+
+class StudyFolder:
+    """Paths and records of one study."""
+
+    def __init__(self, path: Path, record: dict[str, Any]):
+        self.path, self.record = path, record
+        self.results = path / "results"
+
+    @property
+    def config(self) -> StudyConfig:
+        """The settings it was made with."""
+        return StudyConfig.from_flat(self.record["config"])
+
+    def adapter(self, name: str) -> Path:
+        """Where the adapter of the multi-task model (`E`) or of a task is."""
+        return self.path / "adapters" / name
+
+    @classmethod
+    def open(cls, path: Path) -> StudyFolder:
+        """The study in `path`.
+
+        Raises:
+          LorajaxError: there is none, or its record cannot be read.
+        """
+        file = path / "study.json"
+        try:
+            record = json.loads(file.read_text("utf-8"))
+        except FileNotFoundError:
+            raise LorajaxError(f"{file}: no such file; make a study first: python -m run.finetune {path}") from None
+        except ValueError as error:
+            raise LorajaxError(f"{file}: not JSON: {error}") from None
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            raise LorajaxError(f"{file}: expected a study of format {FORMAT}")
+        return cls(path, record)
+
+    @classmethod
+    def create(cls, path: Path, config: StudyConfig, facts: dict[str, Any]) -> StudyFolder:
+        """The study in `path`: made new, or the same one as before.
+
+        Args:
+          facts: what the settings came to (model, data): recorded, and compared with what is there.
+
+        Raises:
+          LorajaxError: `path` holds files of another kind, or a study with other settings, model or data.
+        """
+        record = {"format": FORMAT, "version": lorajax.__version__, "config": config.flat(), **facts}
+        record = json.loads(json.dumps(record))
+        if (path / "study.json").exists():
+            old = cls.open(path)
+            if differences := _differences(old.record, record):
+                raise LorajaxError(f"{path}: holds another study: {'; '.join(differences)}. Name another folder")
+            return old
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if others := sorted(p.name for p in path.iterdir()):
+                raise LorajaxError(f"{path}: holds {others[0]} but no study.json; name a new or empty folder")
+        if path.exists() and not path.is_dir():
+            raise LorajaxError(f"{path}: is a file; expected a folder for the study")
+        write_text(path / "study.json", json.dumps(record, indent=2) + "\n")
+        return cls(path, record)
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted((old.keys() | new.keys()) - {"version"}):
+        was, is_ = old.get(key), new.get(key)
+        if isinstance(was, dict) and isinstance(is_, dict):
+            found += _differences(was, is_, f"{prefix}{key}.")
+        elif was != is_:
+            found.append(f"{prefix}{key} is {was!r} there and {is_!r} here")
+    return found

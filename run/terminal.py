@@ -1,0 +1,74 @@
+"""How commands speak: one console, one progress line, one way to fail."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from lorajax.errors import LorajaxError
+
+console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def say(text: str) -> None:
+    """One line of plain text."""
+    console.print(text, markup=False)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table whose first column is text and whose others are numbers."""
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def progress() -> Progress:
+    """A bar with a note on its right; on a terminal only, since it rewrites its line."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[note]}"),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it: 42 s, 3 min 05 s, 2 h 10 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02} min"
+
+
+def command(main: Callable[[], object]) -> None:
+    """Runs a command: bad input ends it with one message and exit code 2, an interrupt with 130."""
+    keep_compiled_programs()
+    try:
+        main()
+    except LorajaxError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from the last checkpoint")
+        sys.exit(130)
+
+
+def keep_compiled_programs() -> None:
+    """Keeps compiled programs between commands, in the user's cache, unless JAX was told where already."""
+    import jax
+
+    from lorajax.models.checkpoint import cache_folder
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

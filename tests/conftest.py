@@ -1,0 +1,51 @@
+"""What all tests share. Four virtual CPU devices, so that sharded paths run everywhere; no network."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Programs of the tests are tiny and many: optimising them takes longer than running them.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from lorajax.models.config import ModelConfig, RopeConfig
+from lorajax.models.llama import Llama
+
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session")
+def config() -> ModelConfig:
+    """A decoder with everything in it: grouped queries, llama3 rotary scaling, tied head; three blocks of width 32."""
+    rope = RopeConfig("llama3", 500_000.0, 8.0, 1.0, 4.0, 64)
+    return ModelConfig(97, 32, 64, 3, 4, 2, 8, rope=rope, tie_embeddings=True, max_positions=512)
+
+
+@pytest.fixture(scope="session")
+def model(config) -> Llama:
+    """`config` with random weights, committed to one device as a loaded model is."""
+    from lorajax.mesh import make_mesh, replicate
+
+    graphdef, state = nnx.split(Llama(config, rngs=nnx.Rngs(0)))
+    return nnx.merge(graphdef, replicate(state, make_mesh()))
+
+
+@pytest.fixture
+def tokens(config) -> jax.Array:
+    """Tokens `[2, 3, 40]`."""
+    return jax.random.randint(jax.random.key(1), (2, 3, 40), 0, config.vocab_size)
+
+
+def randomize(adapter, seed: int = 7, scale: float = 0.2):
+    """`adapter` with random factors: B of a new adapter is zero, and hides mistakes."""
+    import dataclasses
+
+    def fill(path, lora):
+        key = jax.random.fold_in(jax.random.key(seed), len(path))
+        return dataclasses.replace(lora, b=scale * jax.random.normal(key, lora.b.shape, jnp.float32))
+
+    return {path: fill(path, lora) for path, lora in adapter.items()}
