@@ -1,4 +1,4 @@
-"""Centred kernel alignment (CKA) of all pairs of layers, in one compiled call.
+"""Centred kernel alignment (CKA) of all pairs of layers, compiled: one Gram matrix per layer, one product for all.
 
 Two layers that saw the same n examples are similar when the same examples are similar in both. With Gram matrices
 ``K = Xᶜ Xᶜᵀ`` and ``L = Yᶜ Yᶜᵀ`` of the column-centred features (linear kernel),
@@ -12,7 +12,7 @@ for one of two estimators of HSIC:
                                   (HSIC_1 of Song et al. 2012, the U-statistic; range [-1, 1])
 
 Both are inner products of a centred Gram matrix (doubly centred, or U-centred as in Székely & Rizzo 2014), so CKA is a
-cosine and everything below is one code path: centre each layer's Gram, scale it to length one, multiply all with all.
+cosine and everything below is one code path: centre each layer's Gram, multiply all with all, divide by the lengths.
 
 The debiased value is the default. The biased one of unrelated data is about d/(n+d), not 0: small test sets look
 similar to everything (Murphy et al. 2024). HSIC_1 has mean 0 there, and the price is that values may be negative; they
@@ -48,7 +48,7 @@ __all__ = ["CKA", "Estimator", "cka_all_pairs", "cka_both", "duplicate_rows", "m
 
 Estimator = Literal["debiased", "biased"]
 
-# Einsum letters: l, m layers of xs and ys; i, j examples; d features; c, k chunks of a flattened Gram and its entries.
+# Einsum letters: l, m layers of xs and ys; i, j examples; d features.
 
 
 class CKA(NamedTuple):
@@ -82,33 +82,37 @@ def cka_all_pairs(
 
 
 def cka_both(xs: ArrayLike, ys: ArrayLike, *, kernel: str = "linear", mask: ArrayLike | None = None) -> CKA:
-    """`cka_all_pairs` for both estimators at the cost of one: the Grams are shared. Needs n >= 4."""
+    """`cka_all_pairs` for both estimators at little more than the cost of one: the Grams are shared. n >= 4."""
     return CKA(*_compute(xs, ys, CKA._fields, kernel, mask))
 
 
 def missing_reason(
     xs: ArrayLike, *, estimator: Estimator = "debiased", mask: ArrayLike | None = None
 ) -> list[str | None]:
-    """Why each layer of xs `[L, n, d]` has no CKA, or None: not None exactly where `cka_all_pairs` gives NaN."""
+    """Why each layer of xs `[L, n, d]` has no CKA, None if it has: a reason exactly where `cka_all_pairs` is NaN."""
     _check_choice("estimator", estimator, get_args(Estimator))
     xs, keep = _prepare({"xs": xs}, mask)
-    dtype = _compute_dtype(xs)
-    n, bad_rows, constant, has_biased, has_debiased = jax.device_get(_diagnose(xs, keep))
+    both = _pairs(xs, None, keep, ("debiased", "biased"))
+    dtype = both[0].dtype
+    rows = np.asarray(xs)[:, keep]
+    bad_rows = (~np.isfinite(rows).all(-1)).sum(-1)
+    constant = (rows == rows[:, :1]).all((1, 2))
+    n = rows.shape[1]
 
-    def reason(bad_rows, constant, has_biased, has_debiased):
+    def reason(bad_rows, constant, debiased, biased):
         if bad_rows:
             return f"non-finite values in {bad_rows} of {n} rows (as {xs.dtype})"
         if n < _MIN_ROWS[estimator]:
             return f"only {n} rows: {estimator} CKA needs at least {_MIN_ROWS[estimator]}"
         if constant:
             return f"constant features: all {n} rows are equal"
-        if not has_biased:
+        if np.isnan(biased):
             return f"out of range: features differ by too little or too much for {dtype}"
-        if estimator == "debiased" and not has_debiased:
+        if estimator == "debiased" and np.isnan(debiased):
             return f"no structure: all rows are equally far apart, or equal but one (U-centred Gram is 0 in {dtype})"
         return None
 
-    return [reason(*layer) for layer in zip(bad_rows, constant, has_biased, has_debiased, strict=True)]
+    return [reason(*layer) for layer in zip(bad_rows, constant, *map(np.diag, both), strict=True)]
 
 
 def duplicate_rows(xs: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
@@ -117,57 +121,38 @@ def duplicate_rows(xs: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarra
     Repeated rows are usually prompts that differ in nothing the model sees. They agree in every layer of every model,
     and so raise CKA.
     """
-    xs, keep = jax.device_get(_prepare({"xs": xs}, mask))
-    rows = xs[:, keep] + np.zeros((), xs.dtype)  # -0.0 + 0.0 is 0.0: equal numbers get equal bytes
+    xs, keep = _prepare({"xs": xs}, mask)
+    rows = np.asarray(xs)[:, keep]
+    rows = rows + np.zeros((), rows.dtype)  # -0.0 + 0.0 is 0.0: equal numbers get equal bytes
     return np.array([len(layer) - len({row.tobytes() for row in layer}) for layer in rows])
 
 
 # --- the compiled part ------------------------------------------------------------------------------------------------
 
 
-@partial(jax.jit, static_argnames="estimators")
-def _all_pairs(xs, ys, keep, estimators):
-    """xs `[L1, n, d1]`, ys `[L2, n, d2]` or None for xs, keep bool `[n]` -> one `[L1, L2]` per estimator."""
-    dtype = _compute_dtype(xs, *([] if ys is None else [ys]))
-
-    def units(layers):  # one layer at a time: besides the result, only one layer's features and Gram are ever alive
-        return lax.map(lambda x: _units(x.astype(dtype), keep, estimators), layers)
-
-    us = units(xs)
-    vs = us if ys is None else units(ys)
-    return tuple(_cosines(*u, *v) for u, v in zip(us, vs, strict=True))
-
-
-@jax.jit
-def _diagnose(xs, keep):
-    """xs `[L, n, d]` -> n; per layer: number of rows not finite, all rows equal, has a biased CKA, a debiased one."""
+@partial(jax.jit, static_argnames=("estimators", "dtype"))
+def _centred_grams(xs, keep, estimators, dtype):
+    """xs `[L, n, d]`, keep bool `[n]` -> per estimator: Grams us `[L, n, n]`; ⟨u, u⟩ up to which u is zero `[L]`."""
 
     def layer(x):
-        bad = keep & ~jnp.isfinite(x).all(-1)
-        constant = (~keep[:, None] | (x == x[jnp.argmax(keep)])).all()
-        has = [ok for _, ok in _units(x.astype(_compute_dtype(x)), keep, ("biased", "debiased"))]
-        return bad.sum(), constant, *has
+        x, n = x.astype(dtype), keep.sum().astype(dtype)
+        gram = _gram(_centre_features(x, keep, n))
+        return [_CENTRE[estimator](gram, keep, n) for estimator in estimators]
 
-    return keep.sum(), *lax.map(layer, xs)
-
-
-def _units(x, keep, estimators):
-    """One layer x `[n, d]` -> per estimator: its centred Gram of length one, flattened `[c, k]`; whether it has one."""
-    n = keep.sum().astype(x.dtype)
-    gram = _gram(_centre_features(x, keep, n))
-    return [_unit(*_CENTRE_GRAM[estimator](gram, keep, n)) for estimator in estimators]
+    return lax.map(layer, xs)  # one at a time: besides the Grams, only one layer's features are ever copied
 
 
 def _centre_features(x, keep, n):
-    """x `[n, d]` minus its mean, scaled to size about one; dropped rows are zero."""
+    """x `[n, d]` minus its mean, scaled to size about one. Dropped rows are zero; so is all of a non-finite layer."""
     keep = keep[:, None]
     # Constant features become exactly 0, and a feature of mean 1000 has a small mean before any mean is computed.
     x = jnp.where(keep, x - x[jnp.argmax(keep)], 0)
     # Fourth powers of features follow. CKA does not depend on the scale: dividing changes no value and no gradient.
-    scale = lax.stop_gradient(jnp.abs(x).max())
+    size = lax.stop_gradient(jnp.abs(x).max())
+    x = jnp.where((size > 0) & jnp.isfinite(size), x, 0) * (1 / jnp.where(size > 0, size, 1))
     mean = x.sum(0) / n
     rest = jnp.where(keep, x - mean, 0).sum(0) / n  # what rounding left of the mean
-    return jnp.where(keep, ((x - mean) - rest) / jnp.where(scale > 0, scale, 1), 0)
+    return jnp.where(keep, (x - mean) - rest, 0)
 
 
 def _gram(x):
@@ -185,52 +170,61 @@ def _gram_tile(x, y):
 
 
 def _double_centre(gram, keep, n):
-    """Gram of centred features, whose rows and columns sum to zero as they are. It has a CKA unless it is zero."""
-    return gram, (gram != 0).any()
+    """The Gram of centred features as it is: its rows and columns sum to zero already."""
+    return gram, jnp.zeros((), gram.dtype)
 
 
 def _u_centre(gram, keep, n):
     """A_ij = K_ij - r_i/(n-2) - r_j/(n-2) + s/((n-1)(n-2)) off the diagonal and 0 on it, where r = row sums and s = sum
     of K without its diagonal. Then ⟨A, B⟩ = n(n-3) HSIC_1.
 
-    It has a CKA unless A is zero. Where A is zero in exact arithmetic (rows equally far apart, say one-hot), floats
-    leave rounding, and the ratio of two roundings looks like a result. So zero means: no larger than the rounding error
-    of K, whose entries are off by about eps·|x_i||x_j|.
+    Where A is zero in exact arithmetic (rows equally far apart, say one-hot), floats leave rounding, and the ratio of
+    two roundings looks like a result. So A counts as zero if it is no larger than the rounding error of K, of which an
+    entry is off by about eps·|x_i||x_j|. With fewer than four examples it always is zero.
     """
     off = keep[:, None] & keep & ~jnp.eye(len(gram), dtype=bool)
     k = jnp.where(off, gram, 0)
     row = k.sum(1) / (n - 2)
     a = jnp.where(off, k - row[:, None] - row + row.sum() / (n - 1), 0)
-    size = jnp.diag(gram)
-    rounding = _ROUNDING * jnp.finfo(gram.dtype).eps * jnp.sqrt(size.sum() ** 2 - (size**2).sum())
-    return a, (n >= 4) & (_norm2(a) > rounding**2)
+    size2 = jnp.diag(gram)
+    rounding2 = (_ROUNDING * jnp.finfo(gram.dtype).eps) ** 2 * (size2.sum() ** 2 - (size2**2).sum())
+    return jnp.where(n >= 4, a, 0), rounding2
 
 
-def _unit(gram, ok):
-    """Centred Gram `[n, n]` -> itself over its Frobenius norm, flat in `_CHUNKS` pieces `[c, k]`, zero-padded; ok."""
-    norm2 = _norm2(gram)
-    ok = ok & jnp.isfinite(norm2) & (norm2 > 0)
-    # Both wheres are needed for gradients: a NaN that is not chosen still has a gradient.
-    unit = jnp.where(ok, gram, 0) / jnp.sqrt(jnp.where(ok, norm2, 1))
-    return jnp.pad(unit.ravel(), (0, -unit.size % _CHUNKS)).reshape(_CHUNKS, -1), ok
+@jax.jit
+def _cosines(us, us_zero, vs=None, vs_zero=None):
+    """Centred Grams us `[l, n, n]`, vs `[m, n, n]` (None: us) -> cosines `[l, m]`, NaN where a ⟨u, u⟩ <= us_zero."""
+    if vs is None:
+        [uv] = _inner((us, us))
+        vs_zero, uu, vv = us_zero, uv, uv
+    else:
+        uv, uu, vv = _inner((us, vs), (us, us), (vs, vs))
+    uu, vv = jnp.diag(uu), jnp.diag(vv)
+    valid = (uu > us_zero)[:, None] & (vv > vs_zero)
+    # A value that `where` drops still has a gradient, which must not be NaN: hence two of them.
+    length = jnp.sqrt(jnp.where(valid, uu[:, None], 1)) * jnp.sqrt(jnp.where(valid, vv, 1))
+    return jnp.where(valid, uv / length, jnp.nan)
 
 
-def _norm2(a):
-    return (a * a).sum(1).sum()  # rows first: short sums round less than one over n² entries
+def _inner(*pairs):
+    """Pairs of us `[l, n, n]`, vs `[m, n, n]` -> Σ_ij u_ij v_ij `[l, m]` of each: one product over all pairs of layers.
+
+    One float32 sum over n² products is off by 1e-5 when one example is 30 times larger than the others, and its entries
+    outweigh the sum of all the rest. So only rows are plain sums, and rows are added with Kahan's compensation.
+    """
+
+    def add_row(carry, i):
+        rows = [jnp.einsum("lj,mj->lm", us[:, i], vs[:, i], precision=lax.Precision.HIGHEST) for us, vs in pairs]
+        rows = [row - lost for row, (_, lost) in zip(rows, carry, strict=True)]
+        new = [total + row for row, (total, _) in zip(rows, carry, strict=True)]
+        return [(t, (t - total) - row) for t, row, (total, _) in zip(new, rows, carry, strict=True)], None
+
+    zeros = [(jnp.zeros((len(us), len(vs)), us.dtype),) * 2 for us, vs in pairs]
+    return [total for total, _ in lax.scan(add_row, zeros, jnp.arange(pairs[0][0].shape[1]))[0]]
 
 
-def _cosines(us, us_ok, vs, vs_ok):
-    """Unit Grams us `[l, c, k]`, vs `[m, c, k]` -> their inner products `[l, m]`, NaN where either layer has none."""
-    # A float32 sum over n² products loses digits; a sum of sums over chunks does not.
-    pieces = lax.map(
-        lambda c: jnp.einsum("lk,mk->lm", us[:, c], vs[:, c], precision=lax.Precision.HIGHEST), jnp.arange(_CHUNKS)
-    )
-    return jnp.where(us_ok[:, None] & vs_ok, pieces.sum(0), jnp.nan)
-
-
-_CENTRE_GRAM = {"debiased": _u_centre, "biased": _double_centre}
+_CENTRE = {"debiased": _u_centre, "biased": _double_centre}
 _MIN_ROWS = {"debiased": 4, "biased": 2}
-_CHUNKS = 16
 # In units of eps·|x_i||x_j|. Measured in float32: rows without structure give up to 1, or 5 when their features were
 # stored with an offset of ten times their size; random rows with 4096 features give 1e5.
 _ROUNDING = 8
@@ -246,9 +240,18 @@ def _compute(xs, ys, estimators, kernel, mask):
         y = None
     else:
         x, y, keep = _prepare({"xs": xs, "ys": ys}, mask, estimators)
-    out = _all_pairs(x, y, keep, tuple(estimators))
+    values = _pairs(x, y, keep, estimators)
     # jax may read NumPy's and torch's memory in place: be done with it before the caller can write there again.
-    return out if isinstance(out[0], jax.core.Tracer) else jax.block_until_ready(out)
+    return values if isinstance(values[0], jax.core.Tracer) else jax.block_until_ready(values)
+
+
+def _pairs(x, y, keep, estimators):
+    """x `[L1, n, d1]`, y `[L2, n, d2]` (None: x), keep bool `[n]` -> `[L1, L2]` per estimator."""
+    dtype = jnp.promote_types(jnp.result_type(x, *([] if y is None else [y])), jnp.float32)
+    us = _centred_grams(x, keep, estimators, dtype)
+    if y is None:
+        return [_cosines(*u) for u in us]
+    return [_cosines(*u, *v) for u, v in zip(us, _centred_grams(y, keep, estimators, dtype), strict=True)]
 
 
 def _prepare(arrays, mask, estimators=()):
@@ -263,11 +266,11 @@ def _prepare(arrays, mask, estimators=()):
     n = next(iter(arrays.values())).shape[1]
     if n == 0:
         raise ValueError(f"there are no examples (axis 1) in {shapes}")
-    keep = jnp.ones(n, bool) if mask is None else jnp.asarray(mask)
+    keep = np.ones(n, bool) if mask is None else mask if isinstance(mask, jax.Array) else np.asarray(mask)
     if keep.dtype != bool or keep.shape != (n,):
         raise ValueError(f"mask must be bool of shape ({n},) for {shapes}, got {keep.dtype} of shape {keep.shape}")
     if not isinstance(keep, jax.core.Tracer):
-        kept = int(keep.sum())
+        kept = np.asarray(keep).sum()
         for estimator in estimators:
             least = _MIN_ROWS[estimator]
             if kept < least:
@@ -286,10 +289,6 @@ def _as_jax(name, x):
     if jnp.iscomplexobj(x):
         raise ValueError(f"{name} must be real, got {x.dtype}")
     return x
-
-
-def _compute_dtype(*arrays):
-    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
 
 
 def _check_choice(name, value, choices):

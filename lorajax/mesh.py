@@ -1,6 +1,7 @@
 """Where arrays live: one table from the logical axes of an array to the axes of the device mesh.
 
-Mesh axes: `data` (adapters and batches), `fsdp` (weights, gathered when used), `tensor` (weights, split inside a product).
+Mesh axes: `data` (adapters and batches), `fsdp` (weights, gathered when used), `tensor` (weights, split inside a
+product).
 """
 
 from __future__ import annotations

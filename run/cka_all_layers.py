@@ -6,8 +6,8 @@ For every task t, the hidden states of t's held-out prompts (their last token, i
 model, under E and under t's own control model C, and every layer of one is compared with every layer of another. A high
 E | C means that the multi-task model holds, at that layer, what training on the task alone would have put there.
 
-STUDY must hold trained adapters (python -m run.finetune). It gets `results/cka.nc` (labelled arrays), `results/cka.csv`, and
-the figures. Tasks that are done are not done again.
+STUDY must hold trained adapters (python -m run.finetune). It gets `results/cka.nc` (labelled arrays),
+`results/cka.csv`, and the figures. Tasks that are done are not done again.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ def compare(last_token: LastToken, multi_task: Adapter, control: Adapter, bench:
 def show(results: xr.Dataset) -> None:
     """Prints same-layer CKA of every task at a few depths, debiased."""
     layers = results.sizes["layer"]
-    depths = sorted({round(share * (layers - 2)) for share in (0.25, 0.5, 0.75)} | {layers - 2, layers - 1})
+    shares = (0.25, 0.5, 0.75, 1) if console.width >= 110 else (0.5, 1)
+    depths = sorted({round(share * (layers - 2)) for share in shares})
     rows = []
     for task in results["task"].values:
         row = [str(task), str(int(results["n"].sel(task=task)))]

@@ -2,8 +2,8 @@
 
     python -m run.finetune STUDY --tasks capital_city film_review --steps 200
 
-STUDY is a folder. It gets `adapters/E` and `adapters/TASK` (PEFT folders, which the real peft loads), `metrics.jsonl` and
-`results/losses.csv`. The same command again goes on where it stopped, and skips what is done.
+STUDY is a folder. It gets `adapters/E` and `adapters/TASK` (PEFT folders, which the real peft loads), `metrics.jsonl`
+and `results/losses.csv`. The same command again goes on where it stopped, and skips what is done.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def measure_losses(study: StudyFolder, bench: Workbench) -> None:
                             "task": task,
                             "cluster": bench.tasks[task].cluster,
                             "model": kind,
-                            "tokens": tokens,
+                            "tokens": str(tokens),
                             "before": f"{losses[0]:.6f}",
                             "after": f"{after:.6f}",
                         }

@@ -61,7 +61,8 @@ class StudyConfig:
         flags: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            flags |= dataclasses.asdict(value) if dataclasses.is_dataclass(value) else {field.name: value}
+            is_group = dataclasses.is_dataclass(value) and not isinstance(value, type)
+            flags |= dataclasses.asdict(value) if is_group else {field.name: value}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items()}
 
     @classmethod
@@ -76,13 +77,13 @@ class StudyConfig:
         def group(kind: type) -> Any:
             return kind(**{f.name: rest.pop(f.name) for f in dataclasses.fields(kind) if f.name in rest})
 
-        groups = {
+        groups: dict[str, Any] = {
             "data": group(DataConfig),
             "prompt": group(PromptConfig),
             "lora": group(LoraConfig),
             "train": group(TrainConfig),
         }
-        own = {name: rest.pop(name) for name in ("model", "dtype", "fleet_size") if name in rest}
+        own: dict[str, Any] = {name: rest.pop(name) for name in ("model", "dtype", "fleet_size") if name in rest}
         if rest:
             raise LorajaxError(f"unknown settings: {', '.join(sorted(rest))}")
         return cls(**own, **groups)

@@ -2,8 +2,8 @@
 
     python -m run.study STUDY --tasks capital_city film_review --steps 200
 
-It is `run.finetune`, then `run.cka_all_layers`, then `run.report`. What is done is not done again, so the same command goes on
-after a crash, and after more is asked for.
+It is `run.finetune`, then `run.cka_all_layers`, then `run.report`. What is done is not done again, so the same command
+goes on after a crash, and after more is asked for.
 """
 
 from __future__ import annotations

@@ -12,12 +12,13 @@ from rich.table import Table
 
 from lorajax.errors import LorajaxError
 
-console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+# A pipe or a file has no width: tables are not squeezed there.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
 def say(text: str) -> None:
     """One line of plain text."""
-    console.print(text, markup=False)
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -2,10 +2,13 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=4"
+    # Programs of the tests are tiny and many: optimising them would take longer than running them.
+    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Programs of the tests are tiny and many: optimising them takes longer than running them.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 
 import jax
 import jax.numpy as jnp

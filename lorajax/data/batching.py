@@ -1,7 +1,7 @@
 """Batches of fixed shape as a pure function of (seed, step): resuming needs no iterator state.
 
-A batch is a dict of NumPy arrays. Only the positions whose next token is part of an answer carry a loss, so only they are
-listed: the head is computed for R positions a sequence and not for T.
+A batch is a dict of NumPy arrays. Only the positions whose next token is part of an answer carry a loss, so only they
+are listed: the head is computed for R positions a sequence and not for T.
 
     tokens    [N, B, T] int32    prompt, answer, padding on the right
     positions [N, B, R] int32    where the next token is an answer token

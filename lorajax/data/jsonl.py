@@ -48,10 +48,9 @@ def read_folder(folder: Path, *, test_share: float = 0.2) -> dict[str, Task]:
 
 def read_records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The JSON objects of a file, each with "file:line" for messages; blank lines are passed over."""
-    opened = gzip.open(file, "rt", encoding="utf-8") if file.name.endswith(".gz") else file.open(encoding="utf-8")
-    number = 0
+    number, open_text = 0, gzip.open if file.name.endswith(".gz") else open
     try:
-        with opened as lines:
+        with open_text(file, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue

@@ -32,8 +32,8 @@ class PromptConfig:
             raise LorajaxError(f"--template must be one of {', '.join(get_args(Template))}, found {self.template!r}")
         if self.max_answer < 1 or self.max_length < self.max_answer + 8:
             raise LorajaxError(
-                f"--max-length must leave 8 tokens or more for the prompt; found {self.max_length} with an answer of up "
-                f"to {self.max_answer}"
+                f"--max-length must leave 8 tokens or more for the prompt; found {self.max_length} "
+                f"with an answer of up to {self.max_answer}"
             )
 
 
@@ -64,8 +64,8 @@ def prompt_ids(example: Example, tokenizer: Any, config: PromptConfig) -> list[i
     if config.template == "chat":
         if not tokenizer.chat_template:
             raise LorajaxError("--template chat: the checkpoint's tokenizer has no chat template; use plain or llama2")
-        system = [{"role": "system", "content": config.system}] if config.system else []
-        messages = [*system, {"role": "user", "content": body(example)}]
+        messages = [{"role": "system", "content": config.system}] if config.system else []
+        messages.append({"role": "user", "content": body(example)})
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return tokenizer(text, add_special_tokens=False)["input_ids"]
     if config.template == "llama2":

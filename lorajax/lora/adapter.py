@@ -2,13 +2,13 @@
 
     adapter = {"self_attn.q_proj": Lora(a [layers, N, in, r], b [layers, N, r, out], scale [layers, N]), ...}
 
-The update of adapter n in layer l is `scale[l, n] * a[l, n] @ b[l, n]`, added to the frozen kernel `[in, out]`. Keys are the
-module's path inside a block, as in the checkpoint. Everything downstream is a function of this tree: the model applies
-it, `jax.grad` differentiates its factors, optax updates them, PEFT files hold them, `analysis` measures them.
+The update of adapter n in layer l is `scale[l, n] * a[l, n] @ b[l, n]`, added to the frozen kernel `[in, out]`. Keys
+are the module's path inside a block, as in the checkpoint. Everything downstream is a function of this tree: the model
+applies it, `jax.grad` differentiates its factors, optax updates them, PEFT files hold them, `analysis` measures them.
 
 * One adapter is N = 1. `stack` joins sets along N, `take` picks from one.
-* A rank below the set's largest is padded with zero columns of `a` and zero rows of `b`: they get zero gradients and stay
-  zero. A layer that is not adapted has scale 0.
+* A rank below the set's largest is padded with zero columns of `a` and zero rows of `b`: they get zero gradients and
+  stay zero. A layer that is not adapted has scale 0.
 * `split` parts what is trained (the factors) from what is not (the scales); `join` is its inverse.
 """
 

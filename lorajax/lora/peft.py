@@ -1,4 +1,4 @@
-"""Adapters as PEFT folders: `adapter_config.json` and `adapter_model.safetensors`, as the real peft reads and writes them."""
+"""Adapters as PEFT folders: `adapter_config.json` and `adapter_model.safetensors`, as the real peft has them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """GGUF files of the Llama architecture as a source of tensors: config, weights and tokenizer in one file.
 
-Weights are dequantised by the `gguf` package, a tensor at a time. llama.cpp stores the rows of q and k so that rotary pairs are
-neighbours; they are put back into the order of the original checkpoint, where a pair is (i, i + head_dim / 2).
+Weights are dequantised by the `gguf` package, a tensor at a time. llama.cpp stores the rows of q and k so that rotary
+pairs are neighbours; they are put back into the order of the original checkpoint, where a pair is (i, i + head_dim /
+2).
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ class GGUFFile:
             num_kv_heads=number("attention.head_count_kv", heads),
             head_dim=head_dim,
             rope=self._rope(head_dim),
-            norm_eps=float(np.float32(number("attention.layer_norm_rms_epsilon")).round(12)),
+            # Stored as float32: the shortest decimal that means it, 1e-5 and not 9.99999975e-6.
+            norm_eps=float(str(np.float32(number("attention.layer_norm_rms_epsilon")))),
             tie_embeddings="lm_head.weight" not in self.shapes,
             attention_bias="model.layers.0.self_attn.q_proj.bias" in self.shapes,
             mlp_bias="model.layers.0.mlp.up_proj.bias" in self.shapes,

@@ -1,7 +1,8 @@
 """The Llama-family decoder: one frozen base, any number of adapters at once.
 
-Tokens are `[N, B, T]`: N adapters, each with its own batch of B sequences. The frozen products see N*B*T rows; attention
-sees N*B sequences; only the low-rank updates know about N. The base holds no adapter and is never differentiated:
+Tokens are `[N, B, T]`: N adapters, each with its own batch of B sequences. The frozen products see N*B*T rows;
+attention sees N*B sequences; only the low-rank updates know about N. The base holds no adapter and is never
+differentiated:
 
     model = load_model("smollm2")
     graphdef, base = nnx.split(model)
@@ -31,8 +32,8 @@ Collect = Callable[[Array], Any]
 class Output(NamedTuple):
     """`hidden [N, B, T, D]` after the final norm; `states`: `collect` of every hidden state, stacked in front.
 
-    The leading axis of `states` follows `config.layer_names`: embedding, block 1 to L (the raw residual stream after each
-    block), final norm. It is None unless `collect` was given.
+    The leading axis of `states` follows `config.layer_names`: embedding, block 1 to L (the raw residual stream after
+    each block), final norm. It is None unless `collect` was given.
     """
 
     hidden: Array
@@ -128,8 +129,8 @@ class Llama(nnx.Module):
           collect: what to keep of every hidden state `[N, B, T, D]`, e.g. `lambda h: h` for all of it.
           remat: recompute every block in the backward pass, to hold one residual stream per layer and no more.
         """
-        config, (N, B, T) = self.config, tokens.shape
-        cos, sin = rotation(config.rope, config.head_dim, jnp.arange(T))
+        config = self.config
+        cos, sin = rotation(config.rope, config.head_dim, jnp.arange(tokens.shape[-1]))
         graphdef, weights = nnx.split(self.blocks)
 
         def body(h: Array, layer) -> tuple[Array, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import EllipsisType
 from typing import Protocol
 
 import numpy as np
@@ -13,13 +14,17 @@ from safetensors import SafetensorError, safe_open
 from lorajax.errors import LorajaxError
 from lorajax.files import confined, refuse_pickle
 
-Index = tuple[slice, ...]
+#: Which part of a tensor: a slice for each axis.
+Index = tuple[slice, ...] | EllipsisType
 
 
 class TensorSource(Protocol):
     """Named tensors on disk: shapes are known at once, values are read when asked for."""
 
-    shapes: Mapping[str, tuple[int, ...]]
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every tensor, by name."""
+        ...
 
     def read(self, name: str, index: Index) -> np.ndarray:
         """The part `index` of tensor `name`."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lorajax.errors import LorajaxError
 from lorajax.models.gguf import GGUFFile
@@ -15,10 +15,13 @@ from lorajax.models.gguf import GGUFFile
 CONTROL, USER_DEFINED = 3, 4
 
 #: Llama 3 splits text by this expression before merging bytes.
-LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a Hugging Face folder.
 
     Raises:
@@ -61,10 +64,10 @@ def gguf_tokenizer(file: GGUFFile) -> PreTrainedTokenizerFast:
         unk_token=token("unknown"),
         pad_token=token("padding"),
         clean_up_tokenization_spaces=False,
+        # Read by prompts: whether this checkpoint was trained with a beginning-of-sequence token.
+        add_bos_token=bool(file.get("tokenizer.ggml.add_bos_token", kind == "llama")),
     )
     tokenizer.chat_template = file.get("tokenizer.chat_template")
-    # Read by prompts: whether this checkpoint was trained with a beginning-of-sequence token.
-    tokenizer.add_bos_token = bool(file.get("tokenizer.ggml.add_bos_token", kind == "llama"))
     return tokenizer
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from safetensors.flax import save_file
+from safetensors.numpy import save_file
 
 from lorajax.errors import LorajaxError
 from lorajax.files import replacing
@@ -66,7 +66,7 @@ def _load(source: TensorSource, tensor: Tensor, num_layers: int, dtype, mesh: Me
 
     def read(name: str) -> jax.Array:
         return jax.make_array_from_callback(
-            tensor.stored_shape, stored, lambda index: np.asarray(source.read(name, index)).astype(dtype)
+            tensor.stored_shape, stored, lambda index: np.asarray(source.read(name, index or ...)).astype(dtype)
         )
 
     final = sharding(mesh, tensor.axes, tensor.shape)

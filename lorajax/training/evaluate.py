@@ -16,7 +16,7 @@ from lorajax.training.loss import answer_sums
 
 
 class Evaluator:
-    """Mean answer loss of a set of adapters on test examples. One compiled program serves all tasks and sets of one size."""
+    """Mean answer loss of a set of adapters on test examples; one compiled program for all tasks."""
 
     def __init__(self, model: Llama, shape: Shape, *, batch_size: int, pad: int):
         graphdef, self._base = nnx.split(model)

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -94,7 +94,7 @@ def train(
             report(Progress(number, config.steps, losses, rate * tokens, (config.steps - number) / rate))
 
         for number in range(first, config.steps):
-            state, metrics = step(state, base, scales, fleet.batch(number, config.batch_size), keys)
+            state, metrics = step(state, base, scales, jax.device_put(fleet.batch(number, config.batch_size)), keys)
             if pending:
                 finish(*pending)
             pending = (number + 1, metrics)
@@ -141,6 +141,7 @@ class MetricsLog:
 
     def __init__(self, path: Path):
         self.path = path
+        self._file: TextIO
 
     def rewind(self, step: int) -> None:
         """Forgets what was logged after `step`, and any half-written line."""

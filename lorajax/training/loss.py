@@ -28,7 +28,7 @@ def answer_sums(
     """
     hidden = model(batch["tokens"], adapter, remat=remat).hidden
     hidden = jnp.take_along_axis(hidden, batch["positions"][..., None], axis=2)
-    N, B, R, D = hidden.shape
+    N, B, R = batch["positions"].shape
     # Chunks of C positions: [chunks, N, C, ...], the last one filled up with positions of weight 0.
     C = min(B * R, max(1, CHUNK // N))
     chunks = -(-B * R // C)

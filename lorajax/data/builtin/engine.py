@@ -16,8 +16,9 @@ of a set are not the same everywhere, so neither may be used in a task.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 import random
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -48,7 +49,8 @@ class Recipe:
     """A registered task: how its instances are drawn and how they are asked for.
 
     `labels` are the answers of a classification task: they become the options of every example and come up equally
-    often. `pool` lists the entities of a task about facts, which are then divided between training and test.
+    often. `pool` lists the entities of a task about facts, which are then divided between training and test; `group`
+    sorts them into groups that are divided one by one, so that the test has entities of every group.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Recipe:
     make: Callable[..., Draft]
     labels: tuple[str, ...] = ()
     pool: Callable[[], Sequence[Any]] | None = None
+    group: Callable[[Any], str] = lambda entity: ""
 
 
 #: Every task, in the order of registration.
@@ -71,6 +74,7 @@ def task(
     phrasings: Sequence[str],
     labels: Sequence[str] = (),
     pool: Callable[[], Sequence[Any]] | None = None,
+    group: Callable[[Any], str] = lambda entity: "",
 ) -> Callable[[Callable[..., Draft]], Callable[..., Draft]]:
     """Register the decorated function as the built-in task `name`; its docstring is the task's description."""
     if name in RECIPES:
@@ -82,7 +86,7 @@ def task(
 
     def register(make: Callable[..., Draft]) -> Callable[..., Draft]:
         about = (make.__doc__ or "").strip().splitlines()[0]
-        RECIPES[name] = Recipe(name, cluster, about, tuple(phrasings), make, tuple(labels), pool)
+        RECIPES[name] = Recipe(name, cluster, about, tuple(phrasings), make, tuple(labels), pool, group)
         return make
 
     return register
@@ -101,10 +105,9 @@ def assemble(recipe: Recipe, *, n_train: int, n_test: int, seed: int) -> Task:
 def _take(recipe: Recipe, split: str, count: int, seed: int) -> tuple[Example, ...]:
     if count < 1:
         raise LorajaxError(f"task {recipe.name!r}: n_{split} must be at least 1, found {count}")
-    stream = _stream(recipe, split, seed)
-    examples = tuple(example for example, _ in zip(stream, range(count), strict=False))
+    examples = tuple(itertools.islice(_stream(recipe, split, seed), count))
     if len(examples) < count:
-        raise LorajaxError(f"task {recipe.name!r}: asked for {count} {split} examples, only {len(examples)} exist")
+        raise LorajaxError(f"task {recipe.name!r}: asked for {count} {split} examples, found only {len(examples)}")
     return examples
 
 
@@ -144,15 +147,21 @@ def _split_of(name: str, text: str) -> str:
 def _side(recipe: Recipe, split: str) -> list[Any]:
     """The entities of one side: one in `TEST_SHARE` for testing, chosen by the hash of the entity's name."""
     assert recipe.pool is not None
-    ranked = sorted(recipe.pool(), key=lambda entity: (_scatter(recipe.name, _entity_name(entity)), repr(entity)))
-    cut = len(ranked) // TEST_SHARE
-    return ranked[:cut] if split == "test" else ranked[cut:]
+    groups: dict[str, list[Any]] = {}
+    for entity in sorted(recipe.pool(), key=lambda entity: _scatter(recipe.name, _entity_name(entity))):
+        groups.setdefault(recipe.group(entity), []).append(entity)
+    side = []
+    for _, entities in sorted(groups.items()):
+        cut = len(entities) // TEST_SHARE
+        side += entities[:cut] if split == "test" else entities[cut:]
+    return side
 
 
 def _entity_name(entity: Any) -> str:
-    return entity if isinstance(entity, str) else str(entity[0])
+    """The entity itself, or what comes first in its record."""
+    return entity if isinstance(entity, str) else _entity_name(entity[0])
 
 
 def _scatter(name: str, text: str) -> int:
     """A number that looks random and is the same everywhere."""
-    return zlib.crc32(f"{name}/{text}".encode())
+    return int.from_bytes(hashlib.sha256(f"{name}/{text}".encode()).digest()[:4], "big")

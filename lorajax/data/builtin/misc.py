@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import random
 import re
 from collections.abc import Sequence
@@ -62,19 +61,9 @@ def number_words(rng: random.Random) -> Draft:
 
 WANTED = ("apples", "bread", "candles", "cheese", "grapes", "honey", "lemons", "nails", "paper", "soap", "tea", "wool")
 TOWNS = (
-    "Athens",
-    "Berlin",
-    "Cairo",
-    "Dublin",
-    "Geneva",
-    "Lisbon",
-    "London",
-    "Madrid",
-    "Oslo",
-    "Paris",
-    "Prague",
-    "Rome",
-)
+    "Athens", "Berlin", "Brussels", "Cairo", "Dublin", "Geneva", "Helsinki", "Lisbon", "London", "Madrid", "Milan",
+    "Oslo", "Paris", "Prague", "Rome", "Seville", "Vienna", "Warsaw",
+)  # fmt: skip
 LOST = ("the keys", "my umbrella", "the scissors", "her passport", "the torch", "his glasses")
 
 
@@ -111,25 +100,30 @@ def fix_punctuation(rng: random.Random) -> Draft:
     return draft(re.sub(r"[.,?']", "", right).lower(), right)
 
 
-NOUNS = """
-    actress address axe baby bakery basket beach bench berry box boy branch bridge brush bus butterfly calf candle
-    castle chair cherry child church cinema city class cliff coat country cow cross cup daisy deer desk dish diary
-    dress duck elf engine factory fairy family fence fish flower fly fork fox gallery garden glass goose half hero
-    holiday horse hospital house island judge key king kiss knife knight lady lamp leaf library lily loaf lorry lunch
-    mailman man mattress mirror monkey month mouse necklace nurse ox palace party path peach pencil penny photo piano
-    picture pony potato princess puppy queen radio ray river roof rose sandwich scarf sheep shelf shoe snowman sock
-    spy stitch story street studio suffix switch table tax teacher thief tomato tooth torch toy tray tree valley video
-    village volcano wallet watch wife window witch wolf woman wish zoo echo city-dweller mother-in-law passer-by
+# Nouns and their plurals. inflect is not asked here: its import takes two seconds, and it says "thiefs".
+PLURALS = """
+    actress/actresses address/addresses axe/axes baby/babies bakery/bakeries basket/baskets beach/beaches
+    bench/benches berry/berries box/boxes boy/boys branch/branches bridge/bridges brush/brushes bus/buses
+    butterfly/butterflies calf/calves candle/candles castle/castles chair/chairs cherry/cherries child/children
+    church/churches cinema/cinemas city/cities city-dweller/city-dwellers class/classes cliff/cliffs coat/coats
+    country/countries cow/cows cross/crosses cup/cups daisy/daisies deer/deer desk/desks diary/diaries dish/dishes
+    dress/dresses duck/ducks echo/echoes elf/elves engine/engines factory/factories fairy/fairies family/families
+    fence/fences fish/fish flower/flowers fly/flies fork/forks fox/foxes gallery/galleries garden/gardens
+    glass/glasses goose/geese half/halves hero/heroes holiday/holidays horse/horses hospital/hospitals house/houses
+    island/islands judge/judges key/keys king/kings kiss/kisses knife/knives knight/knights lady/ladies lamp/lamps
+    leaf/leaves library/libraries lily/lilies loaf/loaves lorry/lorries lunch/lunches mailman/mailmen man/men
+    mattress/mattresses mirror/mirrors monkey/monkeys month/months mother-in-law/mothers-in-law mouse/mice
+    necklace/necklaces nurse/nurses ox/oxen palace/palaces party/parties passer-by/passers-by path/paths
+    peach/peaches pencil/pencils penny/pennies photo/photos piano/pianos picture/pictures pony/ponies
+    potato/potatoes princess/princesses puppy/puppies queen/queens radio/radios ray/rays river/rivers roof/roofs
+    rose/roses sandwich/sandwiches scarf/scarves sheep/sheep shelf/shelves shoe/shoes snowman/snowmen sock/socks
+    spy/spies stitch/stitches story/stories street/streets studio/studios suffix/suffixes switch/switches
+    table/tables tax/taxes teacher/teachers thief/thieves tomato/tomatoes tooth/teeth torch/torches toy/toys
+    tray/trays tree/trees valley/valleys video/videos village/villages volcano/volcanoes wallet/wallets
+    watch/watches wife/wives window/windows wish/wishes witch/witches wolf/wolves woman/women zoo/zoos
 """
 ADJECTIVES = ("beautiful", "big", "famous", "little", "lovely", "new", "old", "small", "strange", "tiny")
-PLURAL_OF = {"this": "these", "that": "those", "one": "two", "a single": "several", "every": "all"}
-
-
-@functools.cache
-def _plural(noun: str) -> str:
-    import inflect
-
-    return inflect.engine().plural_noun(noun)
+FIRST_WORDS = {"this": "these", "that": "those", "one": "two", "a single": "several", "every": "all"}
 
 
 @task(
@@ -141,13 +135,13 @@ def _plural(noun: str) -> str:
         "There is more than one of them: rewrite the phrase.",
         "Change singular to plural.",
     ),
-    pool=lambda: NOUNS.split(),
+    pool=lambda: [tuple(pair.split("/")) for pair in PLURALS.split()],
 )
-def plural_phrase(rng: random.Random, nouns: Sequence[str]) -> Draft:
+def plural_phrase(rng: random.Random, nouns: Sequence[tuple[str, str]]) -> Draft:
     """Put a phrase into the plural, regular or irregular."""
-    noun, adjective = rng.choice(nouns), rng.choice(ADJECTIVES)
-    one, many = rng.choice((*PLURAL_OF.items(), ("one", rng.choice(SMALL_NUMBERS[2:]))))
-    return draft(f"{one} {adjective} {noun} -> {many}", f"{many} {adjective} {_plural(noun)}")
+    (noun, plural), adjective = rng.choice(nouns), rng.choice(ADJECTIVES)
+    one, many = rng.choice((*FIRST_WORDS.items(), ("one", rng.choice(SMALL_NUMBERS[2:]))))
+    return draft(f"{one} {adjective} {noun} -> {many}", f"{many} {adjective} {plural}")
 
 
 BUILDINGS = (
@@ -156,7 +150,7 @@ BUILDINGS = (
     "cathedral",
     "clock tower",
     "concert hall",
-    "harbour",
+    "town hall",
     "library",
     "lighthouse",
     "stadium",
@@ -166,7 +160,7 @@ QUESTIONS = {
     "a person": (
         "Who designed the {x} in {t}?",
         "Which architect is famous for the {x} in {t}?",
-        "What was the name of the first owner of the {x} in {t}?",
+        "What was the name of the painter who decorated the {x} in {t}?",
         "Whose statue stands in front of the {x} in {t}?",
         "Which queen opened the {x} in {t}?",
     ),

@@ -81,7 +81,7 @@ def weather_record(rng: random.Random) -> Draft:
     record = f"{town} | {day} | {sky} | low {low} | high {high}"
     forecast = f"it will be {sky} in {town}, with temperatures between {low} and {high} degrees"
     if sky != "foggy" and rng.random() < 0.6:
-        strength, direction = rng.choice(WINDS), rng.choice(DIRECTIONS)
+        strength, direction = rng.choice(WINDS[-1:] if sky == "stormy" else WINDS), rng.choice(DIRECTIONS)
         record += f" | wind {strength.split()[1]}, {direction}"
         forecast += f" and {strength} {direction} wind"
     return draft(record, f"On {day} {forecast}.", f"{sentence_case(forecast)} on {day}.")

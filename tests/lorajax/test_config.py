@@ -1,0 +1,92 @@
+"""config.json: old and new keys, and everything that is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lorajax.errors import LorajaxError
+from lorajax.models.config import ModelConfig, RopeConfig
+from lorajax.models.rope import inverse_frequencies
+
+KEYS = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
+
+@pytest.mark.parametrize(
+    ("keys", "rope"),
+    [
+        ({}, RopeConfig()),
+        ({"rope_theta": 5e5}, RopeConfig(theta=5e5)),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}}, RopeConfig(theta=1e5)),
+        ({"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}}, RopeConfig("linear", 1e4, 2.0)),
+        ({"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}}, RopeConfig("llama3", 5e5, 8.0, 1.0, 4.0, 8192)),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3}}, RopeConfig("llama3", 5e5, 8.0, 1.0, 4.0, 8192)),
+    ],
+)  # fmt: skip
+def test_rope_keys_old_and_new(keys, rope):
+    config = ModelConfig.from_hf(KEYS | keys)
+    assert config.rope == rope
+    assert ModelConfig.from_hf(config.to_hf()) == config
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "architecture 'GPT2LMHeadModel' is not one of LlamaForCausalLM"),
+        ({"architectures": None}, "architecture '\\(none\\)'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope type 'yarn' is not supported; expected one of"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "needs the number 'low_freq_factor', found None"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ({"hidden_size": None}, "hidden_size must be a positive whole number, found None"),
+        ({"num_key_value_heads": 3}, "4 is not a multiple of num_key_value_heads 3"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"head_dim": 7}, "head_dim must be even"),
+    ],
+)
+def test_refused(tmp_path, keys, message):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(KEYS | keys))
+    with pytest.raises(LorajaxError, match=message) as error:
+        ModelConfig.read(file)
+    assert str(file) in str(error.value)
+
+
+def test_not_a_config(tmp_path):
+    with pytest.raises(LorajaxError, match="no such file"):
+        ModelConfig.read(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(LorajaxError, match="not JSON"):
+        ModelConfig.read(tmp_path / "config.json")
+
+
+def test_published_sizes():
+    """Parameter counts as published: Llama-2-7B, Llama-3.2-1B (tied), Mistral-7B."""
+    llama2 = ModelConfig(32000, 4096, 11008, 32, 32, 32, 128)
+    llama32 = ModelConfig(128256, 2048, 8192, 16, 32, 8, 64, tie_embeddings=True)
+    mistral = ModelConfig(32000, 4096, 14336, 32, 32, 8, 128)
+    assert [c.parameter_count() for c in (llama2, llama32, mistral)] == [6738415616, 1235814400, 7241732096]
+
+
+def test_sliding_window_is_mistrals():
+    assert ModelConfig.from_hf(KEYS | {"sliding_window": 64}).sliding_window is None
+    mistral = KEYS | {"architectures": ["MistralForCausalLM"], "sliding_window": 64}
+    assert ModelConfig.from_hf(mistral).sliding_window == 64
+
+
+def test_llama3_frequencies_against_transformers():
+    rope_utils = pytest.importorskip("transformers.modeling_rope_utils")
+    torch = pytest.importorskip("torch")
+    from transformers import LlamaConfig
+
+    keys = {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3}
+    theirs = LlamaConfig(hidden_size=512, num_attention_heads=4, rope_parameters=keys, max_position_embeddings=131072)
+    want, _ = rope_utils.ROPE_INIT_FUNCTIONS["llama3"](theirs, torch.device("cpu"))
+    np.testing.assert_allclose(inverse_frequencies(RopeConfig("llama3", 5e5, 8.0), 128), want.numpy(), rtol=2e-6)

@@ -1,0 +1,275 @@
+"""The report of a made-up study: its sentences are right, nothing is left unsaid, and the page stands alone."""
+
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tyro
+import xarray as xr
+
+from lorajax.errors import LorajaxError
+from run import figures, report
+from run.findings import cka_findings, listed, loss_findings, spans
+from run.options import StudyConfig
+from tests.run.made_up_study import make_cka, make_losses, make_study
+
+HOSTILE = '<img src=x onerror="alert(1)"> & $x$'
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects text, ids and references."""
+
+    VOID = frozenset({"meta", "br", "link", "img", "hr", "input"})
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open, self.tags, self.ids, self.references, self.words = [], [], [], [], []
+        self.feed(html)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+        self.text = " ".join("".join(self.words).replace("\u00a0", " ").split())
+
+    def handle_starttag(self, tag, attrs):
+        self.handle_startendtag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.words.append(" " if tag in ("td", "th", "br") else "")
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.references += [value for name, value in attrs if name in ("src", "href", "xlink:href", "data", "action")]
+        self.references += [m for _, value in attrs for m in re.findall(r"url\(([^)]*)\)", value or "")]
+        assert not [name for name, _ in attrs if name.startswith("on")], f"event handler on {tag}"
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    folder = make_study(tmp_path_factory.mktemp("studies") / "my study")
+    assert report.build(folder) == folder / "report.html"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(study) -> Page:
+    return Page((study / "report.html").read_text("utf-8"))
+
+
+# --- sentences --------------------------------------------------------------------------------------------------------
+
+
+def test_loss_sentences_hold_the_planted_numbers():
+    assert loss_findings(make_losses()) == [
+        "Held-out loss fell on 2 of 3 tasks under the multi-task model E (median change -1.500 nats per token). "
+        "It rose on pairs.",
+        "Held-out loss fell on 3 of 3 tasks under the control models C (median change -1.750 nats per token).",
+        "E ended below the task's own control model on 1 of 3 tasks: facts.",
+    ]
+
+
+def test_cka_sentences_hold_the_planted_numbers():
+    # Means: BASE_C - 0.01 and E_C - 0.01; in block 3, without the third task, each is another 0.015 lower.
+    assert cka_findings(make_cka()) == [
+        "base | C: same-layer CKA, mean over 3 tasks, is highest at block 1 (0.980) and lowest at block 4 (0.390).",
+        "E | C: same-layer CKA, mean over 3 tasks, is highest at block 2 (0.960) and lowest at final norm (0.840).",
+        "E | C and base | C differ most at block 4: 0.900 against 0.390 on the mean over tasks.",
+        "E | C is above base | C on the mean at 4 of 5 layers: block 2 to final norm.",
+        "E | C is below base | C on the mean at 1 of 5 layers: block 1.",
+        "In the last block (block 4), E is closest to the task's control model on pairs (mean E | C 0.930) and "
+        "farthest on facts (mean E | C 0.860).",
+        "The biased estimate of base | C differs from the debiased by +0.020 on the mean over layers and tasks, most "
+        "at block 4 (+0.060).",
+        "The biased estimate of E | C differs from the debiased by +0.020 on the mean over layers and tasks, most at "
+        "block 4 (+0.060).",
+    ]
+
+
+def test_sentences_follow_the_numbers():
+    ds = make_cka()
+    ds["cka"] = ds.cka.copy()
+    ds.cka.loc[{"pair": "E | C", "layer_a": "block 2", "layer_b": "block 2"}] = 0.2
+    said = " ".join(cka_findings(ds))
+    assert "lowest at block 2 (0.200)" in said
+    assert "below base | C on the mean at 2 of 5 layers: block 1 to block 2." in said
+
+
+def test_a_difference_is_taken_over_the_tasks_that_have_both_values():
+    ds = make_cka()
+    ds.cka.loc[{"pair": "E | C", "task": "pairs"}] = np.nan
+    assert "differ most at block 4: 0.885 against 0.375" in " ".join(cka_findings(ds))
+
+
+def test_words():
+    assert listed("abc") == "a, b and c"
+    assert listed("a") == "a"
+    assert listed("abcd", most=2) == "a, b and 2 more"
+    assert spans([0, 1, 3, 4, 5], list("abcdef")) == "a to b, d to f"
+
+
+def test_nothing_is_said_of_what_is_all_missing():
+    ds = make_cka()
+    ds["cka"] = xr.full_like(ds.cka, np.nan)
+    assert cka_findings(ds) == ["base | C: no layer has a value.", "E | C: no layer has a value."]
+    for draw in (figures.layer_boxplot, figures.layer_heatmaps, figures.task_curves, figures.estimator_gap):
+        draw(ds)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_page_stands_alone(page, study):
+    html = (study / "report.html").read_text("utf-8")
+    assert "script" not in page.tags
+    assert not {"link", "iframe", "img", "object"} & set(page.tags)
+    assert page.references
+    assert all(r.startswith(("#", "data:image/png;base64,")) for r in page.references), page.references
+    assert not re.search(r"@import|url\(\s*['\"]?(?!#)", html)
+    assert page.tags.count("svg") == 6
+    assert all(f"{name}-caption" in page.ids for name in re.findall(r'aria-labelledby="(\w+)-caption"', html))
+
+
+def test_ids_are_unique_and_references_lead_somewhere(page):
+    assert len(page.ids) == len(set(page.ids))
+    assert {r[1:] for r in page.references if r.startswith("#")} <= set(page.ids)
+
+
+def test_page_holds_findings_tables_and_provenance(page):
+    for sentence in (*loss_findings(make_losses()), *cka_findings(make_cka())):
+        assert sentence in page.text
+    assert "3 tasks, n = 12 to 64 test prompts each" in page.text
+    assert "facts qa 100 3.000 0.500 (-2.500) 0.750 (-2.250)" in page.text
+    assert "3.250 (+0.250)" in page.text
+    assert "facts qa, n = 50 base | C missing 0.940 0.850 0.450 0.350 0.400 E | C missing 0.900" in page.text
+    assert "fingerprint m0d31" in page.text
+    assert "1,234,567" in page.text
+    assert "learning_rate" in page.text
+
+
+def test_page_tells_what_is_missing_and_what_to_mind(page):
+    assert "embedding base, E, C all 3 constant features: all n rows are equal" in page.text
+    assert "block 3 C pairs non-finite values in 2 of 12 rows (as float32)" in page.text
+    assert "Some prompts were cut to the length limit: review (7)" in page.text
+    assert "Fewer than 40 test prompts: pairs (n = 12)." in page.text
+    assert "repeat an earlier prompt's exactly: review (up to 5 of 64)." in page.text
+    assert "fingerprints differ" not in page.text
+
+
+def test_missing_value_without_a_recorded_reason_is_told():
+    ds = make_cka()
+    ds.cka.loc[{"pair": "E | C", "task": "facts", "layer_a": "block 1", "layer_b": "block 1"}] = np.nan
+    row = {"layer": "block 1", "models": "E | C", "tasks": "facts", "reason": "no reason was recorded"}
+    assert row in report.missing_layers(ds)
+
+
+def test_warns_when_results_are_of_another_model(tmp_path):
+    folder = make_study(tmp_path / "s", parts=("cka",))
+    record = json.loads((folder / "study.json").read_text())
+    record["model"]["fingerprint"] = "0ther"
+    (folder / "study.json").write_text(json.dumps(record))
+    text = Page(report.build(folder).read_text("utf-8")).text
+    assert "another model than study.json names" in text
+    assert "another data" not in text
+
+
+def test_hostile_names_are_text(tmp_path):
+    tasks = (HOSTILE, "</svg></style><script>x</script>", 'a" id="b')
+    html = report.build(make_study(tmp_path / '<b>"s"', tasks=tasks)).read_text("utf-8")
+    page = Page(html)
+    assert not {"script", "img"} & set(page.tags)
+    assert page.text.count(HOSTILE) >= 3
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_same_input_same_bytes(study):
+    before = {path: path.read_bytes() for path in (study / "report.html", *(study / "figures").iterdir())}
+    report.build(study)
+    assert {path: path.read_bytes() for path in before} == before
+    assert not [path for path in study.rglob("*") if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize(
+    ("parts", "said", "unsaid"),
+    [
+        ((), ["run.finetune s", "run.cka_all_layers s", "No result has been computed yet"], ["Held-out loss fell"]),
+        (("losses",), ["run.cka_all_layers s", "Held-out loss fell"], ["held-out losses have not", "is highest at"]),
+        (("cka",), ["Held-out losses have not been computed yet", "is highest at"], ["Held-out loss fell"]),
+        (("metrics",), ["Held-out losses have not been computed yet"], ["no training log"]),
+    ],
+)
+def test_partial_studies_say_what_is_not_computed(tmp_path, parts, said, unsaid):
+    page = Page(report.build(make_study(tmp_path / "s", parts=parts)).read_text("utf-8"))
+    assert not [text for text in said if text not in page.text]
+    assert not [text for text in unsaid if text in page.text]
+
+
+def test_command_line_gives_the_settings_back():
+    config = StudyConfig().flat() | {"rank": 4, "tasks": ["a b", "c"], "rslora": True, "learning_rate": 3e-4}
+    arguments = shlex.split(report.flags(config))
+    assert "--steps" not in arguments
+    parsed = tyro.cli(tyro.conf.OmitArgPrefixes[StudyConfig], args=arguments)
+    assert parsed.flat() == config
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def test_folder_without_a_study_is_named(tmp_path):
+    with pytest.raises(LorajaxError, match=re.escape(str(tmp_path / "study.json"))):
+        report.build(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("results/losses.csv", "task,cluster\na,b\n", "expected columns"),
+        ("results/losses.csv", "task,cluster,model,tokens,before,after\na,b,E,1,x,2\n", "losses.csv"),
+        ("results/cka.nc", "not netCDF", "cka.nc"),
+        ("metrics.jsonl", '{"step": 1, "loss": {"E": 1}}\n{"step"', "line 2"),
+    ],
+)
+def test_unreadable_results_are_named(tmp_path, file, content, said):
+    folder = make_study(tmp_path / "s", parts=())
+    (folder / file).write_text(content)
+    with pytest.raises(LorajaxError, match=said):
+        report.build(folder)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_missing_is_drawn_as_missing_and_not_as_zero():
+    axes = figures.layer_boxplot(make_cka()).axes[0]
+    points = np.ma.concatenate([c.get_offsets() for c in axes.collections]).compressed().reshape(-1, 2)
+    assert points[:, 1].min() > 0.3
+    assert [patch for patch in axes.patches if patch.get_hatch()]
+    image = figures.layer_heatmaps(make_cka()).axes[0].images[0].get_array()
+    assert image.mask[0].all()
+    assert image[2, 2] == pytest.approx(0.89)
+
+
+def test_one_task_heat_map_is_that_task():
+    image = figures.layer_heatmaps(make_cka(), task="facts").axes[0].images[0].get_array()
+    assert image[2, 2] == pytest.approx(0.85)
+
+
+def test_caller_settings_are_left_alone_and_do_not_leak_in(tmp_path):
+    import matplotlib as mpl
+
+    with mpl.rc_context({"font.size": 30, "svg.fonttype": "path"}):
+        before = dict(mpl.rcParams)
+        svg = figures.save(figures.loss_bars(make_losses()), tmp_path / "a.svg").read_text("utf-8")
+        assert dict(mpl.rcParams) == before
+    assert figures.save(figures.loss_bars(make_losses()), tmp_path / "b.svg").read_text("utf-8") == svg
+    assert "held-out answer loss" in svg
+    assert figures.save(figures.loss_bars(make_losses()), tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")
