@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lorajax.errors import LorajaxError
 from lorajax.models.gguf import GGUFFile
+
+if TYPE_CHECKING:
+    # Imported where it is used: transformers takes seconds to import, and `--help` needs none of it.
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 #: GGUF token types that are not ordinary text.
 CONTROL, USER_DEFINED = 3, 4
@@ -27,6 +31,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
       LorajaxError: none there, or one that transformers cannot read.
     """
+    from transformers import AutoTokenizer
+
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds
@@ -39,6 +45,8 @@ def gguf_tokenizer(file: GGUFFile) -> PreTrainedTokenizerFast:
     Raises:
       LorajaxError: another kind of tokenizer or of splitting.
     """
+    from transformers import PreTrainedTokenizerFast
+
     tokens: list[str] = file.get("tokenizer.ggml.tokens")
     kind = file.get("tokenizer.ggml.model")
     if tokens is None or kind not in ("gpt2", "llama"):
