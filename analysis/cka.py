@@ -91,17 +91,17 @@ def missing_reason(
 ) -> list[str | None]:
     """Why each layer of xs `[L, n, d]` has no CKA, None if it has: a reason exactly where `cka_all_pairs` is NaN."""
     _check_choice("estimator", estimator, get_args(Estimator))
-    xs, keep = _prepare({"xs": xs}, mask)
-    both = _pairs(xs, None, keep, ("debiased", "biased"))
+    layers, keep = _prepare({"xs": xs}, mask)
+    both = _pairs(layers, None, keep, ("debiased", "biased"))
     dtype = both[0].dtype
-    rows = np.asarray(xs)[:, keep]
+    rows = np.asarray(layers)[:, keep]
     bad_rows = (~np.isfinite(rows).all(-1)).sum(-1)
     constant = (rows == rows[:, :1]).all((1, 2))
     n = rows.shape[1]
 
     def reason(bad_rows, constant, debiased, biased):
         if bad_rows:
-            return f"non-finite values in {bad_rows} of {n} rows (as {xs.dtype})"
+            return f"non-finite values in {bad_rows} of {n} rows (as {layers.dtype})"
         if n < _MIN_ROWS[estimator]:
             return f"only {n} rows: {estimator} CKA needs at least {_MIN_ROWS[estimator]}"
         if constant:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lorajax.data.batching import pad_prompts
+from lorajax.data.batching import pad_prompts, round_up
 from lorajax.lora.adapter import Adapter, size
 from lorajax.models.llama import Llama
 
@@ -18,12 +18,13 @@ class LastToken:
     """Hidden states of each prompt's last token, in every layer, under a set of adapters.
 
     The last prompt token is where the model has read the task and not yet answered. All N adapters see the same
-    prompts in one program; the states of the other tokens never leave the scan over layers.
+    prompts in one program; the states of the other tokens never leave the scan over layers. Prompts are padded to a
+    multiple of `multiple` tokens, so a few compiled programs serve all tasks.
     """
 
-    def __init__(self, model: Llama, *, length: int, batch_size: int, pad: int):
+    def __init__(self, model: Llama, *, batch_size: int, pad: int, multiple: int = 16):
         graphdef, self._base = nnx.split(model)
-        self._length, self._batch_size, self._pad = length, batch_size, pad
+        self._batch_size, self._pad, self._multiple = batch_size, pad, multiple
 
         @jax.jit
         def states(base: nnx.State, adapter: Adapter, tokens: jax.Array, last: jax.Array) -> jax.Array:
@@ -39,11 +40,12 @@ class LastToken:
 
     def __call__(self, adapter: Adapter, prompts: Sequence[np.ndarray]) -> np.ndarray:
         """`[N, layers + 2, prompts, D]` float32; layers as in `config.layer_names`."""
+        length = round_up(max(len(prompt) for prompt in prompts), self._multiple)
         parts = []
         for start in range(0, len(prompts), self._batch_size):
             chosen = list(prompts[start : start + self._batch_size])
             filled = chosen + [chosen[0]] * (self._batch_size - len(chosen))
-            tokens, last = pad_prompts(filled, length=self._length, pad=self._pad)
+            tokens, last = pad_prompts(filled, length=length, pad=self._pad)
             states = self._states(self._base, adapter, tokens, last)
             parts.append(np.asarray(states)[:, :, : len(chosen)])
         return np.concatenate(parts, axis=2).swapaxes(0, 1)

@@ -59,7 +59,7 @@ def cka_all_layers(options: CkaAllLayers, bench: Workbench | None = None) -> Stu
     if missing:
         bench = bench or Workbench.prepare(study.config)
         model = bench.checkpoint.model
-        last_token = LastToken(model, length=bench.prompt_length, batch_size=options.batch_size, pad=bench.pad)
+        last_token = LastToken(model, batch_size=options.batch_size, pad=bench.pad)
         multi_task = load_adapter(study.adapter(MULTI_TASK), model.config)[0]
         with progress() as bar:
             line = bar.add_task("CKA of all layers", total=len(missing), note="")

@@ -29,6 +29,9 @@ from run.study_folder import StudyFolder
 from run.terminal import command, console, duration, progress, say, show_table
 from run.workbench import Workbench
 
+#: Test examples in the model at a time, under each of base, E and C.
+EVALUATION_BATCH = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Finetune:
@@ -140,7 +143,7 @@ def measure_losses(study: StudyFolder, bench: Workbench) -> None:
     if missing := [key for key in wanted if key not in known]:
         say(f"measuring held-out losses of {len({task for task, _ in missing})} tasks")
         model = bench.checkpoint.model
-        evaluate = Evaluator(model, bench.shape, batch_size=bench.config.train.batch_size, pad=bench.pad)
+        evaluate = Evaluator(model, batch_size=EVALUATION_BATCH, pad=bench.pad)
         adapters = {name: load_adapter(study.adapter(name), model.config)[0] for name in trained}
         with progress() as bar:
             line = bar.add_task("held-out loss", total=len(bench.tasks), note="")

@@ -77,12 +77,6 @@ class Workbench:
         return Shape.of([*self.train.values(), *self.test.values()])
 
     @property
-    def prompt_length(self) -> int:
-        """The length that holds every test prompt, rounded up to a multiple of 8."""
-        longest = max(len(prompt) for tokens in self.test.values() for prompt in tokens.prompts)
-        return -(-longest // 8) * 8
-
-    @property
     def pad(self) -> int:
         """Token id that fills up rows; it is never looked at."""
         number = self.checkpoint.tokenizer.pad_token_id

@@ -34,7 +34,12 @@ class Shape:
         """The smallest shape that holds all examples of `sets`, T rounded up to a `multiple`."""
         longest = max(len(p) + len(a) for s in sets for p, a in zip(s.prompts, s.answers, strict=True))
         answers = max(len(a) for s in sets for a in s.answers)
-        return cls(-(-longest // multiple) * multiple, answers)
+        return cls(round_up(longest, multiple), answers)
+
+
+def round_up(length: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is not below `length`."""
+    return -(-length // multiple) * multiple
 
 
 class Stream:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from lorajax.data.batching import Shape, pad_rows
+from lorajax.data.batching import Shape, pad_rows, round_up
 from lorajax.data.prompts import Tokenized
 from lorajax.lora.adapter import Adapter, size
 from lorajax.models.llama import Llama
@@ -16,11 +16,11 @@ from lorajax.training.loss import answer_sums
 
 
 class Evaluator:
-    """Mean answer loss of a set of adapters on test examples; one compiled program for all tasks."""
+    """Mean answer loss of a set of adapters on test examples; a few compiled programs serve all tasks."""
 
-    def __init__(self, model: Llama, shape: Shape, *, batch_size: int, pad: int):
+    def __init__(self, model: Llama, *, batch_size: int, pad: int):
         graphdef, self._base = nnx.split(model)
-        self._shape, self._batch_size, self._pad = shape, batch_size, pad
+        self._batch_size, self._pad = batch_size, pad
 
         @jax.jit
         def sums(base: nnx.State, adapter: Adapter, batch: dict[str, jax.Array]):
@@ -30,9 +30,12 @@ class Evaluator:
 
     def __call__(self, adapter: Adapter, examples: Tokenized) -> tuple[np.ndarray, int]:
         """Loss in nats per answer token of each adapter `[N]`, and the number of answer tokens."""
+        # Both lengths are rounded up, so that tasks share programs.
+        longest = Shape.of([examples], multiple=16)
+        shape = Shape(longest.tokens, round_up(longest.answers, 8))
         rows = list(zip(examples.prompts, examples.answers, strict=True))
         total, tokens = np.zeros(size(adapter)), 0.0
-        for batch in _batches(rows, self._batch_size, self._shape, self._pad):
+        for batch in _batches(rows, self._batch_size, shape, self._pad):
             repeated = {key: np.repeat(value[None], size(adapter), axis=0) for key, value in batch.items()}
             sums, counts = self._sums(self._base, adapter, repeated)
             total += np.asarray(sums, np.float64)

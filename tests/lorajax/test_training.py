@@ -92,7 +92,7 @@ def test_finished_run_is_not_run_again(model, config, tmp_path):
 def test_training_learns(model, config, tmp_path):
     fleet = fleet_of(config, ["a"])
     adapter = train(model, fleet, TrainConfig(steps=60, batch_size=8, learning_rate=2e-2), tmp_path)
-    evaluate = Evaluator(model, fleet.shape, batch_size=6, pad=0)
+    evaluate = Evaluator(model, batch_size=6, pad=0)
     before, _ = evaluate(fleet.adapter, tokenized(0))
     after, tokens = evaluate(adapter, tokenized(0))
     assert after[0] < 0.5 * before[0]
