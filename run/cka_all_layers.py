@@ -72,7 +72,8 @@ def cka_all_layers(options: CkaAllLayers, bench: Workbench | None = None) -> Stu
                 _write(result, _file(study, task))
                 bar.advance(line)
     results = [xr.load_dataset(_file(study, task), engine="h5netcdf") for task in tasks]
-    joined = xr.concat(results, dim="task", combine_attrs="drop")
+    # Without their encoding: it holds the first file's string lengths, and longer names would be cut when written.
+    joined = xr.concat(results, dim="task", combine_attrs="drop").drop_encoding()
     joined.attrs["provenance"] = json.dumps({task: json.loads(provenance[task]) for task in tasks})
     _write(joined, study.results / "cka.nc")
     with replacing(study.results / "cka.csv") as temporary:

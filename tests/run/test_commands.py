@@ -72,6 +72,9 @@ def test_cka_is_labelled_and_missing_where_constant(done):
     data = xr.load_dataset(done / "results" / "cka.nc", engine="h5netcdf")
     assert data["cka"].dims == ("pair", "estimator", "task", "layer_a", "layer_b")
     assert list(data["pair"].values) == ["base | C", "E | C", "base | E"]
+    assert list(data["task"].values) == list(TASKS)  # of different lengths, the longer ones last
+    assert list(data["cluster"].values) == ["misc", "closed_book_qa", "misc"]
+    assert "no cka has been computed" not in (done / "report.html").read_text().lower()
     # The last prompt token is ":" for every prompt, so the embedding cannot be compared, and everything above can.
     assert np.isnan(data["cka"].sel(layer_a="embedding")).all()
     assert np.isfinite(data["cka"].isel(layer_a=slice(1, None), layer_b=slice(1, None))).all()
