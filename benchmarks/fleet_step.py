@@ -22,7 +22,7 @@ import transformers
 from flax import nnx
 
 from lorajax.lora.adapter import LoraConfig, init_adapter
-from lorajax.mesh import mesh_of, replicate
+from lorajax.mesh import on_mesh, replicate
 from lorajax.models.checkpoint import load
 from lorajax.models.weights import save_hf
 from lorajax.training.step import TrainConfig, adapter_keys, init_state, make_step
@@ -64,8 +64,9 @@ def fleet(model, tokens: np.ndarray, answer: int):
     N, B, T = tokens.shape
     names = [str(i) for i in range(N)]
     graphdef, base = nnx.split(model)
+    base, mesh = on_mesh(base)
     config = TrainConfig(learning_rate=1e-3, schedule="constant", warmup=0.0)
-    state, scales = replicate(init_state(init_adapter(model.config, LoraConfig(), names), config), mesh_of(base))
+    state, scales = replicate(init_state(init_adapter(model.config, LoraConfig(), names), config), mesh)
     keys = adapter_keys(init_adapter(model.config, LoraConfig(), names), names, seed=0)
     step = make_step(graphdef, config)
     positions = np.broadcast_to(np.arange(T - answer - 1, T - 1, dtype=np.int32), (N, B, answer))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from safetensors import SafetensorError
+
 from lorajax.errors import LorajaxError
 
 #: Formats that run code when read. Weights are never taken from them.
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack.pkl")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @contextlib.contextmanager
@@ -22,9 +25,12 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
       LorajaxError: no space or no permission; `path` is as it was before.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.absolute()
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.????????.*"):
+            remove(left)  # of a process that was killed here
         yield temporary
         if path.is_dir():
             # A folder cannot be renamed over a full one: move the old one aside first.
@@ -34,10 +40,11 @@ def replacing(path: Path) -> Iterator[Path]:
             remove(old)
         else:
             os.replace(temporary, path)
-    except OSError as error:
-        raise LorajaxError(f"{path}: could not be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        raise LorajaxError(f"{path}: could not be written: {getattr(error, 'strerror', None) or error}") from error
     finally:
-        remove(temporary)
+        with contextlib.suppress(OSError):
+            remove(temporary)
 
 
 def remove(path: Path) -> None:
@@ -78,13 +85,17 @@ def refuse_pickle(path: Path) -> None:
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """Sixteen hex digits that tell files apart: SHA-256 of their names, sizes, and first and last mebibyte."""
-    digest, piece = hashlib.sha256(), 1 << 20
+    """Sixteen hex digits that tell files apart: SHA-256 of their names, sizes and content.
+
+    Of a file larger than 256 MiB, 256 blocks of 1 MiB at equal distances are read: weights of 100 GB take a second.
+    """
+    digest, block, most = hashlib.sha256(), 1 << 20, 256
     for path in sorted(paths):
         length = path.stat().st_size
         digest.update(f"{path.name}\0{length}\0".encode())
+        distance = max(block, -(-(length - block) // (most - 1)))
         with path.open("rb") as file:
-            digest.update(file.read(piece))
-            file.seek(max(0, length - piece))
-            digest.update(file.read(piece))
+            for offset in range(0, length, distance):
+                file.seek(min(offset, max(0, length - block)))
+                digest.update(file.read(block))
     return digest.hexdigest()[:16]

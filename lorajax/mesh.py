@@ -1,12 +1,13 @@
 """Where arrays live: one table from the logical axes of an array to the axes of the device mesh.
 
-Mesh axes: `data` (adapters and batches), `fsdp` (weights, gathered when used), `tensor` (weights, split inside a
-product).
+Mesh axes: `fsdp` (weights, gathered when used) and `tensor` (weights, split inside a product). `data` is for adapters
+and batches, which are on every device so far.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -52,6 +53,10 @@ def replicate(tree, mesh: Mesh):
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def mesh_of(tree) -> Mesh:
-    """The mesh that the arrays of `tree` are laid out on."""
-    return jax.tree.leaves(tree)[0].sharding.mesh
+def on_mesh(tree) -> tuple[Any, Mesh]:
+    """`tree` and the mesh its arrays are laid out on; arrays that are on none are put on a mesh of one device."""
+    placed = jax.tree.leaves(tree)[0].sharding
+    if isinstance(placed, NamedSharding) and isinstance(placed.mesh, Mesh):
+        return tree, placed.mesh
+    mesh = make_mesh()
+    return replicate(tree, mesh), mesh

@@ -23,9 +23,9 @@ import xarray as xr
 from analysis.cka import cka_both, duplicate_rows, missing_reason
 from lorajax.activations import LastToken
 from lorajax.errors import LorajaxError
-from lorajax.files import fingerprint, replacing
+from lorajax.files import replacing
 from lorajax.lora.adapter import Adapter, stack, zeros_like
-from lorajax.lora.peft import WEIGHTS, load_adapter
+from lorajax.lora.peft import load_adapter
 from run import figures
 from run.options import MULTI_TASK
 from run.study_folder import StudyFolder
@@ -46,6 +46,10 @@ class CkaAllLayers:
     """Tasks to compare; all that have an adapter when none is named."""
     batch_size: int = 16
     """Prompts in the model at a time, under each of the three models."""
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise LorajaxError(f"--batch-size must be at least 1, found {self.batch_size}")
 
 
 def cka_all_layers(options: CkaAllLayers, bench: Workbench | None = None) -> StudyFolder:
@@ -71,10 +75,13 @@ def cka_all_layers(options: CkaAllLayers, bench: Workbench | None = None) -> Stu
                 result.attrs["provenance"] = provenance[task]
                 _write(result, _file(study, task))
                 bar.advance(line)
-    results = [xr.load_dataset(_file(study, task), engine="h5netcdf") for task in tasks]
+    # All tasks whose result is current, also those that this call was not asked for.
+    provenance = {task: _provenance(study, task) for task in trained_tasks(study)}
+    current = [task for task in provenance if _is_done(study, task, provenance[task])]
+    results = [xr.load_dataset(_file(study, task), engine="h5netcdf") for task in current]
     # Without their encoding: it holds the first file's string lengths, and longer names would be cut when written.
     joined = xr.concat(results, dim="task", combine_attrs="drop").drop_encoding()
-    joined.attrs["provenance"] = json.dumps({task: json.loads(provenance[task]) for task in tasks})
+    joined.attrs["provenance"] = json.dumps({task: json.loads(provenance[task]) for task in current})
     _write(joined, study.results / "cka.nc")
     with replacing(study.results / "cka.csv") as temporary:
         joined["cka"].to_dataframe().reset_index().to_csv(temporary, index=False, float_format="%.6f")
@@ -130,12 +137,11 @@ def show(results: xr.Dataset) -> None:
 
 
 def _tasks(study: StudyFolder, options: CkaAllLayers) -> list[str]:
-    if not study.adapter(MULTI_TASK).exists():
+    if not study.is_trained(MULTI_TASK):
         raise LorajaxError(
             f"{study.path}: the multi-task model E is not trained yet: python -m run.finetune {study.path}"
         )
-    known = list(study.record["data"]["tasks"])
-    trained = [task for task in known if study.adapter(task).exists()]
+    trained = trained_tasks(study)
     for task in options.tasks:
         if task not in trained:
             raise LorajaxError(f"--tasks {task}: no trained adapter in {study.path}; there are: {', '.join(trained)}")
@@ -144,14 +150,19 @@ def _tasks(study: StudyFolder, options: CkaAllLayers) -> list[str]:
     return [task for task in trained if not options.tasks or task in options.tasks]
 
 
+def trained_tasks(study: StudyFolder) -> list[str]:
+    """The tasks that have a control model."""
+    return [task for task in study.record["data"]["tasks"] if study.is_trained(task)]
+
+
 def _provenance(study: StudyFolder, task: str) -> str:
     record = study.record
     facts = {
         "version": record["version"],
         "model": record["model"]["fingerprint"],
         "data": record["data"]["fingerprint"],
-        "E": fingerprint([study.adapter(MULTI_TASK) / WEIGHTS]),
-        "C": fingerprint([study.adapter(task) / WEIGHTS]),
+        "E": study.adapter_fingerprint(MULTI_TASK),
+        "C": study.adapter_fingerprint(task),
         "token": "last of the prompt",
     }
     return json.dumps(facts)
@@ -170,8 +181,10 @@ def _is_done(study: StudyFolder, task: str, provenance: str) -> bool:
 
 
 def _write(dataset: xr.Dataset, file: Path) -> None:
+    # Made in memory first: HDF5 does not survive a full disk, Python does.
+    content = bytes(dataset.to_netcdf(engine="h5netcdf"))
     with replacing(file) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
+        temporary.write_bytes(content)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import tyro
 
 from lorajax.lora.peft import load_adapter
 from lorajax.models.checkpoint import load
-from lorajax.models.weights import save_hf
+from lorajax.models.weights import check_new_folder, save_hf
 from run.options import Dtype
 from run.terminal import command, say
 
@@ -35,6 +35,7 @@ class Export:
 
 def export(options: Export) -> None:
     """Loads, merges and writes."""
+    check_new_folder(options.out)
     checkpoint = load(options.model, dtype=jnp.dtype(options.dtype), say=say)
     adapter = None if options.adapter is None else load_adapter(options.adapter, checkpoint.model.config)[0]
     save_hf(checkpoint.model, options.out, tokenizer=checkpoint.tokenizer, adapter=adapter)

@@ -1,6 +1,6 @@
 """Trains LoRA adapters for many tasks over one frozen model: the multi-task model E and a control model per task.
 
-    python -m run.finetune STUDY --tasks capital_city film_review --steps 200
+    python -m run.finetune STUDY --tasks capital_city film_reviews --steps 200
 
 STUDY is a folder. It gets `adapters/E` and `adapters/TASK` (PEFT folders, which the real peft loads), `metrics.jsonl`
 and `results/losses.csv`. The same command again goes on where it stopped, and skips what is done.
@@ -13,6 +13,7 @@ import dataclasses
 import io
 import json
 import shutil
+import zlib
 from pathlib import Path
 
 import tyro
@@ -28,6 +29,8 @@ from run.options import MULTI_TASK, StudyConfig
 from run.study_folder import StudyFolder
 from run.terminal import command, console, duration, progress, say, show_table
 from run.workbench import Workbench
+
+COLUMNS = ["task", "cluster", "model", "tokens", "before", "after", "adapter"]
 
 #: Test examples in the model at a time, under each of base, E and C.
 EVALUATION_BATCH = 16
@@ -45,19 +48,25 @@ class Finetune:
     checkpoint_every: int = 50
     """Steps between checkpoints."""
 
+    def __post_init__(self):
+        if self.checkpoint_every < 1:
+            raise LorajaxError(f"--checkpoint-every must be at least 1, found {self.checkpoint_every}")
+
 
 def finetune(options: Finetune, bench: Workbench | None = None) -> StudyFolder:
     """Trains what is not trained yet, measures held-out losses, and returns the study."""
     bench = bench or Workbench.prepare(options.config)
+    options = dataclasses.replace(options, config=bench.config)
     study = StudyFolder.create(options.out, options.config, bench.facts())
     names = members(options, bench)
-    missing = [name for name in names if not (study.adapter(name) / "adapter_config.json").exists()]
+    missing = [name for name in names if not study.is_trained(name)]
     if done := len(names) - len(missing):
         say(f"{done} of {len(names)} adapters are trained already")
     groups = pending_groups(study, missing, options.config.fleet_size)
     for i, group in enumerate(groups):
         say(f"training {len(group)} adapters together, group {i + 1} of {len(groups)}: {', '.join(group)}")
         train_group(study, bench, group, checkpoint_every=options.checkpoint_every)
+    tidy(study)
     measure_losses(study, bench)
     return study
 
@@ -73,7 +82,8 @@ def members(options: Finetune, bench: Workbench) -> list[str]:
 
 def pending_groups(study: StudyFolder, missing: list[str], most: int) -> list[list[str]]:
     """Which adapters to train together: groups that were begun go on as they were, the rest is cut evenly."""
-    begun = [json.loads(f.read_text("utf-8")) for f in sorted((study.path / "training").glob("*/fleet.json"))]
+    fleets = sorted((study.path / "training").glob("*/fleet.json"))
+    begun = [json.loads(f.read_text("utf-8")) for f in fleets if any((f.parent / "checkpoints").glob("[0-9]*"))]
     begun = [group for group in begun if set(group) & set(missing)]
     rest = [name for name in missing if not any(name in group for group in begun)]
     # Even groups: 11 adapters in fleets of 10 are trained as 6 and 5, not as 10 and 1.
@@ -92,7 +102,7 @@ def train_group(study: StudyFolder, bench: Workbench, names: list[str], *, check
         shape=bench.shape,
         pad=bench.pad,
     )
-    folder = study.path / "training" / names[0]
+    folder = study.path / "training" / f"{names[0]}-{zlib.crc32(json.dumps(names).encode()):08x}"
     write_text(folder / "fleet.json", json.dumps(names))
     with progress() as bar:
         line = bar.add_task("training", total=config.train.steps, note="compiling")
@@ -116,12 +126,10 @@ def train_group(study: StudyFolder, bench: Workbench, names: list[str], *, check
     for i, name in enumerate(names):
         notes = {"name": name, "study": study.record["config"], "model": study.record["model"]["fingerprint"]}
         save_adapter(take(adapter, [i]), config.lora, study.adapter(name), base=config.model, notes=notes)
-    _join_logs(study)
-    shutil.rmtree(folder / "checkpoints")
 
 
-def _join_logs(study: StudyFolder) -> None:
-    """Joins the groups' logs into the study's `metrics.jsonl`: one line a step, all adapters."""
+def tidy(study: StudyFolder) -> None:
+    """Joins the groups' logs into the study's `metrics.jsonl`, and deletes what only training needs."""
     rows: dict[int, dict] = {}
     for log in sorted((study.path / "training").glob("*/metrics.jsonl")):
         for line in log.read_text("utf-8").splitlines():
@@ -130,13 +138,19 @@ def _join_logs(study: StudyFolder) -> None:
             for key in row.keys() - {"step"}:
                 joined.setdefault(key, {}).update(row[key])
     write_text(study.path / "metrics.jsonl", "".join(json.dumps(rows[step]) + "\n" for step in sorted(rows)))
+    for file in (study.path / "training").glob("*/fleet.json"):
+        if all(study.is_trained(name) for name in json.loads(file.read_text("utf-8"))):
+            shutil.rmtree(file.parent / "checkpoints", ignore_errors=True)
 
 
 def measure_losses(study: StudyFolder, bench: Workbench) -> None:
     """Held-out answer loss of every task, before (base) and after training, under E and under its own control model."""
     file = study.results / "losses.csv"
-    trained = [n for n in (MULTI_TASK, *bench.tasks) if (study.adapter(n) / "adapter_config.json").exists()]
+    trained = {n: study.adapter_fingerprint(n) for n in (MULTI_TASK, *bench.tasks) if study.is_trained(n)}
+    # A row counts while its adapter is the one that is there.
     known = {(row["task"], row["model"]): row for row in _read_csv(file)}
+    adapter_of = {key: trained.get(MULTI_TASK if key[1] == "E" else key[0]) for key in known}
+    known = {key: row for key, row in known.items() if row.get("adapter") == adapter_of[key]}
     wanted = [
         (task, kind) for task in bench.tasks for kind in ("E", "C") if (MULTI_TASK if kind == "E" else task) in trained
     ]
@@ -160,10 +174,11 @@ def measure_losses(study: StudyFolder, bench: Workbench) -> None:
                             "tokens": str(tokens),
                             "before": f"{losses[0]:.6f}",
                             "after": f"{after:.6f}",
+                            "adapter": trained[MULTI_TASK if kind == "E" else task],
                         }
                 bar.advance(line)
         text = io.StringIO()
-        writer = csv.DictWriter(text, ["task", "cluster", "model", "tokens", "before", "after"], lineterminator="\n")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(known[key] for key in wanted)
         write_text(file, text.getvalue())

@@ -32,9 +32,10 @@ class DataConfig:
     """Held-out prompts of each task at most: those that losses and similarities are measured on."""
 
     def __post_init__(self):
-        for flag, value in (("--train-examples", self.train_examples), ("--test-examples", self.test_examples)):
-            if value < 1:
-                raise LorajaxError(f"{flag} must be at least 1, found {value}")
+        if self.train_examples < 1:
+            raise LorajaxError(f"--train-examples must be at least 1, found {self.train_examples}")
+        if self.test_examples < 4:
+            raise LorajaxError(f"--test-examples must be at least 4, for the debiased CKA; found {self.test_examples}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The whole study in one folder: adapters are trained, compared across all layers, and shown in one report.
 
-    python -m run.study STUDY --tasks capital_city film_review --steps 200
+    python -m run.study STUDY --tasks capital_city film_reviews --steps 200
 
 It is `run.finetune`, then `run.cka_all_layers`, then `run.report`. What is done is not done again, so the same command
 goes on after a crash, and after more is asked for.

@@ -17,10 +17,22 @@ from typing import Any
 
 import lorajax
 from lorajax.errors import LorajaxError
-from lorajax.files import write_text
+from lorajax.files import fingerprint, write_text
+from lorajax.lora.peft import CONFIG, WEIGHTS
 from run.options import StudyConfig
 
 FORMAT = 1
+
+#: What may differ when a study is gone on with: what changes no result, and names of what a fingerprint tells.
+NO_PART = {
+    "version",
+    "config.fleet_size",
+    "config.remat",
+    "config.model",
+    "config.data",
+    "model.name",
+    "data.source",
+}
 
 
 class StudyFolder:
@@ -38,6 +50,14 @@ class StudyFolder:
     def adapter(self, name: str) -> Path:
         """Where the adapter of the multi-task model (`E`) or of a task is."""
         return self.path / "adapters" / name
+
+    def is_trained(self, name: str) -> bool:
+        """Whether the adapter of that name is there. Its folder is written whole or not at all."""
+        return (self.adapter(name) / CONFIG).exists()
+
+    def adapter_fingerprint(self, name: str) -> str:
+        """Tells this adapter from any other: what was computed with another is out of date."""
+        return fingerprint([self.adapter(name) / CONFIG, self.adapter(name) / WEIGHTS])
 
     @classmethod
     def open(cls, path: Path) -> StudyFolder:
@@ -75,7 +95,7 @@ class StudyFolder:
                 raise LorajaxError(f"{path}: holds another study: {'; '.join(differences)}. Name another folder")
             return old
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if others := sorted(p.name for p in path.iterdir()):
+            if others := sorted(p.name for p in path.iterdir() if not p.name.startswith(".")):
                 raise LorajaxError(f"{path}: holds {others[0]} but no study.json; name a new or empty folder")
         if path.exists() and not path.is_dir():
             raise LorajaxError(f"{path}: is a file; expected a folder for the study")
@@ -85,10 +105,10 @@ class StudyFolder:
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     found = []
-    for key in sorted((old.keys() | new.keys()) - {"version"}):
+    for key in sorted(old.keys() | new.keys()):
         was, is_ = old.get(key), new.get(key)
         if isinstance(was, dict) and isinstance(is_, dict):
             found += _differences(was, is_, f"{prefix}{key}.")
-        elif was != is_:
+        elif was != is_ and f"{prefix}{key}" not in NO_PART:
             found.append(f"{prefix}{key} is {was!r} there and {is_!r} here")
     return found

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from lorajax.data import builtin, jsonl
@@ -20,6 +21,9 @@ from lorajax.models.checkpoint import Checkpoint, load
 from run.options import MULTI_TASK, DataConfig, StudyConfig
 from run.terminal import say
 
+#: HSIC_1 is defined for four examples or more.
+LEAST_TEST = 4
+
 
 def load_tasks(config: DataConfig) -> dict[str, Task]:
     """The tasks that the settings name, with at most the numbers of examples they allow."""
@@ -30,15 +34,26 @@ def load_tasks(config: DataConfig) -> dict[str, Task]:
     else:
         found = jsonl.read_folder(Path(config.data))
         tasks = {name: found[name] for name in select(found, config.tasks) or sorted(found)}
-    for name in tasks:
-        if name == MULTI_TASK or "/" in name or name.startswith("."):
-            raise LorajaxError(f"task {name!r}: this name cannot be used; it names the multi-task model or a path")
+    folders = {MULTI_TASK.casefold(): MULTI_TASK}
+    for name, task in tasks.items():
+        # Adapters are folders, and some file systems do not tell upper from lower case.
+        if (other := folders.setdefault(name.casefold(), name)) != name or name == MULTI_TASK:
+            raise LorajaxError(f"task {name!r}: this name cannot be used beside {other!r}")
+        if len(task.test) < LEAST_TEST:
+            raise LorajaxError(
+                f"task {name!r}: {len(task.test)} test rows; the debiased CKA needs {LEAST_TEST} or more"
+            )
     return {
         name: dataclasses.replace(
             task, train=task.train[: config.train_examples], test=task.test[: config.test_examples]
         )
         for name, task in tasks.items()
     }
+
+
+def _absolute(name: str) -> str:
+    """A path that exists as an absolute one, so that the study can be gone on with from anywhere; else `name`."""
+    return str(Path(name).expanduser().absolute()) if Path(name).expanduser().exists() else name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +68,13 @@ class Workbench:
 
     @classmethod
     def prepare(cls, config: StudyConfig) -> Workbench:
-        """Loads tasks first, since they fail fast, then the model."""
+        """Loads tasks first, since they fail fast, then the model. Relative paths in the settings become absolute."""
         tasks = load_tasks(config.data)
+        data = dataclasses.replace(config.data, data=_absolute(config.data.data))
+        config = dataclasses.replace(config, model=_absolute(config.model), data=data)
+        if config.dtype == "float32":
+            # Accelerators round the operands of float32 products unless told not to.
+            jax.config.update("jax_default_matmul_precision", "highest")
         checkpoint = load(config.model, dtype=jnp.dtype(config.dtype), say=say)
         if config.prompt.max_length > checkpoint.model.config.max_positions:
             raise LorajaxError(
@@ -64,6 +84,11 @@ class Workbench:
         train = {name: tokenize(t.train, checkpoint.tokenizer, config.prompt) for name, t in tasks.items()}
         test = {name: tokenize(t.test, checkpoint.tokenizer, config.prompt) for name, t in tasks.items()}
         bench = cls(config, checkpoint, tasks, train, test)
+        largest = max(int(ids.max()) for s in (*train.values(), *test.values()) for ids in (*s.prompts, *s.answers))
+        if largest >= (vocabulary := checkpoint.model.config.vocab_size):
+            raise LorajaxError(
+                f"model {config.model!r}: its tokenizer gives token {largest}, its embedding has {vocabulary} rows"
+            )
         for name in tasks:
             prompts = train[name].cut_prompts + test[name].cut_prompts
             answers = train[name].cut_answers + test[name].cut_answers

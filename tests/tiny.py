@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 
 from flax import nnx
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from lorajax.models.config import ModelConfig
@@ -31,15 +31,17 @@ def _backend() -> Tokenizer:
 
 def tiny_tokenizer(*, bos: bool = False) -> PreTrainedTokenizerFast:
     """Bytes as tokens, 259 of them."""
+    backend = Tokenizer.from_str(_backend().to_str())
+    if bos:  # as the tokenizers of Llama and Mistral do it
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_backend(),
+        tokenizer_object=backend,
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = CHAT
-    tokenizer.add_bos_token = bos
     return tokenizer
 
 

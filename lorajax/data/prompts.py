@@ -78,12 +78,11 @@ def prompt_ids(example: Example, tokenizer: Any, config: PromptConfig) -> list[i
 
 
 def begins_with_bos(tokenizer: Any) -> bool:
-    """Whether the checkpoint's tokenizer puts a beginning-of-sequence token in front of text."""
-    if tokenizer.bos_token_id is None:
-        return False
-    if (stated := getattr(tokenizer, "add_bos_token", None)) is not None:
-        return bool(stated)
-    return tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    """Whether the checkpoint's tokenizer puts a beginning-of-sequence token in front of text.
+
+    What it does is what counts: its attribute `add_bos_token` is False for tokenizers that add one by a post-processor.
+    """
+    return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
 
 def tokenize(examples: Iterable[Example], tokenizer: Any, config: PromptConfig) -> Tokenized:
@@ -101,7 +100,8 @@ def tokenize(examples: Iterable[Example], tokenizer: Any, config: PromptConfig) 
         cut_answers += len(answer) > config.max_answer
         answer = answer[: config.max_answer]
         prompt = prompt_ids(example, tokenizer, config)
-        room = config.max_length - len(answer)
+        # The same room whatever the answer: a prompt's cut must not tell about its label.
+        room = config.max_length - config.max_answer
         cut_prompts += len(prompt) > room
         prompts.append(np.asarray(drop_middle(prompt, room), np.int32))
         answers.append(np.asarray(answer, np.int32))

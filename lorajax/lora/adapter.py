@@ -15,6 +15,7 @@ applies it, `jax.grad` differentiates its factors, optax updates them, PEFT file
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -89,6 +90,8 @@ class LoraConfig:
     def __post_init__(self):
         if self.rank < 1:
             raise LorajaxError(f"--rank must be at least 1, found {self.rank}")
+        if not math.isfinite(self.alpha) or self.alpha == 0:
+            raise LorajaxError(f"--alpha must be a number other than 0, found {self.alpha}")
         if not 0 <= self.dropout < 1:
             raise LorajaxError(f"--dropout must be in [0, 1), found {self.dropout}")
         if self.init not in ("shared", "independent"):

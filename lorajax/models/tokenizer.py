@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
 from lorajax.errors import LorajaxError
@@ -65,15 +65,18 @@ def gguf_tokenizer(file: GGUFFile) -> PreTrainedTokenizerFast:
         number = file.get(f"tokenizer.ggml.{name}_token_id")
         return None if number is None else tokens[number]
 
+    bos = token("bos")
+    if bos and file.get("tokenizer.ggml.add_bos_token", kind == "llama"):
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, vocabulary[bos])]
+        )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        bos_token=token("bos"),
+        bos_token=bos,
         eos_token=token("eos"),
         unk_token=token("unknown"),
         pad_token=token("padding"),
         clean_up_tokenization_spaces=False,
-        # Read by prompts: whether this checkpoint was trained with a beginning-of-sequence token.
-        add_bos_token=bool(file.get("tokenizer.ggml.add_bos_token", kind == "llama")),
     )
     tokenizer.chat_template = file.get("tokenizer.chat_template")
     return tokenizer

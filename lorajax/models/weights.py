@@ -109,6 +109,12 @@ def merge(model: Llama, adapter: Adapter) -> Llama:
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
+def check_new_folder(folder: Path) -> None:
+    """Raises LorajaxError unless `folder` can be written to without losing anything: new, or an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise LorajaxError(f"{folder}: exists and is not empty; name a new folder to export to")
+
+
 def save_hf(model: Llama, folder: Path, *, tokenizer=None, adapter: Adapter | None = None, shard_bytes: int = 4 << 30):
     """Writes `model` (with `adapter` merged, when given) as a Hugging Face folder that transformers loads.
 
@@ -117,8 +123,7 @@ def save_hf(model: Llama, folder: Path, *, tokenizer=None, adapter: Adapter | No
     Raises:
       LorajaxError: `folder` exists and is not empty, or cannot be written.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise LorajaxError(f"{folder}: exists and is not empty; name a new folder to export to")
+    check_new_folder(folder)
     model = merge(model, adapter) if adapter is not None else model
     flat = dict(nnx.to_flat_state(nnx.split(model)[1]))
     shards: list[list[tuple[str, Tensor, int | None]]] = [[]]

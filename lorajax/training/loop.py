@@ -19,7 +19,7 @@ from orbax.checkpoint import v1 as ocp
 from lorajax.data.batching import Shape, Stream, batch_at
 from lorajax.errors import LorajaxError
 from lorajax.lora.adapter import Adapter, join
-from lorajax.mesh import mesh_of, replicate
+from lorajax.mesh import on_mesh, replicate
 from lorajax.models.llama import Llama
 from lorajax.training.step import TrainConfig, TrainState, adapter_keys, init_state, make_step
 
@@ -69,7 +69,7 @@ def train(
       LorajaxError: the loss of an adapter is no longer finite, with its name and the step.
     """
     graphdef, base = nnx.split(model)
-    mesh = mesh_of(base)
+    base, mesh = on_mesh(base)
     state, scales = replicate(init_state(fleet.adapter, config), mesh)
     keys = replicate(adapter_keys(fleet.adapter, fleet.names, seed=config.seed), mesh)
     step = make_step(graphdef, config, dropout=dropout)
@@ -87,7 +87,9 @@ def train(
             log.write(number, fleet.names, values)
             for name, loss in zip(fleet.names, values["loss"], strict=True):
                 if not np.isfinite(loss):
-                    raise LorajaxError(f"adapter {name!r}: loss {loss} at step {number}; try a lower --learning-rate")
+                    raise LorajaxError(
+                        f"adapter {name!r}: loss {loss} at step {number}; in a new study, try a lower --learning-rate"
+                    )
             rate = (number - first) / (time.perf_counter() - started)
             tokens = len(fleet.names) * config.batch_size * fleet.shape.tokens
             losses = dict(zip(fleet.names, values["loss"], strict=True))
@@ -110,13 +112,21 @@ class Checkpoints:
     """The training state on disk (orbax): the last one is kept, written whole or not at all."""
 
     def __init__(self, folder: Path):
+        self._folder = folder
         self._checkpointer = ocp.training.Checkpointer(
             folder.absolute(), preservation_policy=ocp.training.preservation_policies.LatestN(1)
         )
 
     def save(self, state: TrainState) -> None:
-        """Writes `state` under its own step."""
-        self._checkpointer.save(int(state.step), _fields(state), overwrite=True)
+        """Writes `state` under its own step.
+
+        Raises:
+          LorajaxError: no space or no permission; the checkpoint before is as it was.
+        """
+        try:
+            self._checkpointer.save(int(state.step), _fields(state), overwrite=True)
+        except OSError as error:
+            raise LorajaxError(f"{self._folder}: no checkpoint could be written: {error}") from error
 
     def restore(self, state: TrainState) -> TrainState:
         """The last state saved, in the shapes and shardings of `state`; `state` itself when there is none."""
@@ -128,8 +138,12 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_) -> None:
-        self._checkpointer.close()
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        try:
+            self._checkpointer.close()
+        except OSError as error:  # a failed save is told again here; once is enough
+            if kind is None:
+                raise LorajaxError(f"{self._folder}: no checkpoint could be written: {error}") from error
 
 
 def _fields(state: TrainState) -> dict[str, Any]:
@@ -167,8 +181,11 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Puts what was written on disk, before a checkpoint says that it happened."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise LorajaxError(f"{self.path}: could not be written: {error.strerror}") from error
 
     def __enter__(self) -> MetricsLog:
         self._file = self.path.open("a", encoding="utf-8")

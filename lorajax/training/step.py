@@ -7,6 +7,7 @@ Optax is vmapped over N, so each adapter has its own clipping and moments: adapt
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
@@ -54,8 +55,11 @@ class TrainConfig:
         for flag, value in (("--steps", self.steps), ("--batch-size", self.batch_size)):
             if value < 1:
                 raise LorajaxError(f"{flag} must be at least 1, found {value}")
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise LorajaxError(f"--learning-rate must be positive, found {self.learning_rate}")
+        for flag, number in (("--weight-decay", self.weight_decay), ("--clip", self.clip), ("--seed", self.seed)):
+            if not 0 <= number < math.inf:
+                raise LorajaxError(f"{flag} must be 0 or more, found {number}")
         if not 0 <= self.warmup < 1:
             raise LorajaxError(f"--warmup is a share of the steps in [0, 1), found {self.warmup}")
 

@@ -1,18 +1,22 @@
 """Records, prompts and batches: what is read, what is cut, what is padded."""
 
+import dataclasses
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lorajax.data.batching import Shape, Stream, batch_at, pad_prompts
-from lorajax.data.jsonl import read_folder
+from lorajax.data.jsonl import overlap, read_folder
 from lorajax.data.prompts import PromptConfig, body, drop_middle, tokenize
-from lorajax.data.task import Example, select
+from lorajax.data.task import CLUSTERS, Example, Task, select
 from lorajax.errors import LorajaxError
 from tests.tiny import tiny_tokenizer
 
+#: The data pack that lies beside the repository where the project is worked on.
+PACK = Path(__file__).parents[3] / "shared" / "data"
 ROW = {"task": "a", "cluster": "nli", "input": "one two", "targets": ["yes", "yeah"]}
 
 
@@ -34,9 +38,8 @@ class TestJsonl:
         write(tmp_path, "b.jsonl.gz", rows(3, task="b", split="train") + rows(2, task="b", split="test"))
         tasks = read_folder(tmp_path)
         assert list(tasks) == ["b", "a"]
-        assert [e.input for e in tasks["a"].test] == ["number 6", "number 7"]
-        assert len(tasks["a"].train) == 6
-        assert tasks["a"].train[0] == Example("a", "nli", "number 0", ("yes", "yeah"), "Do it.", ("yes", "no"))
+        assert (len(tasks["a"].train), len(tasks["a"].test)) == (6, 2)
+        assert Example("a", "nli", "number 0", ("yes", "yeah"), "Do it.", ("yes", "no")) in tasks["a"].train
         assert (len(tasks["b"].train), len(tasks["b"].test)) == (3, 2)
 
     @pytest.mark.parametrize(
@@ -50,6 +53,22 @@ class TestJsonl:
             (ROW | {"targets": "yes"}, r"a\.jsonl:3: 'targets' must be a list"),
             (ROW | {"options": "yes"}, r"a\.jsonl:3: 'options' must be"),
             (ROW | {"definition": 3}, r"a\.jsonl:3: 'definition' must be"),
+            ('{"task": ' + "9" * 5000 + "}", r"a\.jsonl:3: not JSON"),
+            ("[" * 100_000, r"a\.jsonl:3: not JSON"),
+            (ROW | {"split": "held out"}, r"a\.jsonl:3: 'split' must be one of train, .*, found 'held out'"),
+            (ROW | {"split": 1}, r"a\.jsonl:3: 'split' must be one of .*, found 1"),
+            (ROW | {"split": "test"}, r"a\.jsonl:1: its 'split' does not say train or test, but other rows of task"),
+            (ROW | {"input": "x \ud83d"}, r"a\.jsonl:3: 'input' holds '\\ud83d', half of a character"),
+            (ROW | {"definition": "\ude00"}, r"a\.jsonl:3: 'definition' holds '\\ude00'"),
+            (ROW | {"targets": ["yes", "\ud83d"]}, r"a\.jsonl:3: 'targets' holds"),
+            (ROW | {"options": ["yes", "\ud83d"]}, r"a\.jsonl:3: 'options' holds"),
+            (ROW | {"task": "../x"}, r"a\.jsonl:3: task '\.\./x': this name cannot be used; expected printable"),
+            (ROW | {"task": "a\\b"}, r"a\.jsonl:3: task .*: this name"),
+            (ROW | {"task": ".x"}, r"a\.jsonl:3: task '\.x': this name"),
+            (ROW | {"task": "a\nb"}, r"a\.jsonl:3: task 'a\\nb': this name"),
+            (ROW | {"task": "\ud83d"}, r"a\.jsonl:3: task '\\ud83d': this name"),
+            (ROW | {"task": "ü" * 51}, r"a\.jsonl:3: task 'ü*': this name"),
+            (ROW | {"cluster": "nli/mnli"}, r"a\.jsonl:3: cluster 'nli/mnli': this name"),
             (ROW | {"cluster": "misc"}, r"a\.jsonl:3: task 'a' is in cluster 'misc'; earlier rows say 'nli'"),
         ],
     )
@@ -59,20 +78,82 @@ class TestJsonl:
             read_folder(tmp_path)
 
     def test_bad_folders(self, tmp_path):
-        with pytest.raises(LorajaxError, match="no such folder; expected 'builtin' or a folder"):
+        with pytest.raises(LorajaxError, match="no such folder; expected 'builtin', a folder"):
             read_folder(tmp_path / "none")
         with pytest.raises(LorajaxError, match=r"holds no \.jsonl"):
             read_folder(tmp_path)
         write(tmp_path, "empty.jsonl", [])
         with pytest.raises(LorajaxError, match=r"empty\.jsonl: is empty"):
             read_folder(tmp_path)
+        (tmp_path / "a.csv").write_text("task,input")
+        with pytest.raises(LorajaxError, match=r"a\.csv': a file of another kind; expected .* or one \.jsonl file"):
+            read_folder(tmp_path / "a.csv")
+
+    @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+    def test_one_file(self, tmp_path, name):
+        write(tmp_path, "b.jsonl", ["{"])
+        assert len(read_folder(write(tmp_path, name, rows(10)))["a"].train) == 8
+
+    def test_hidden_names_are_passed_over(self, tmp_path):
+        folder = tmp_path / ".cache" / "data"
+        write(folder, "a.jsonl", rows(5))
+        write(folder, ".ipynb_checkpoints/a-checkpoint.jsonl", rows(5))
+        write(folder, ".a.jsonl.swp.jsonl", ["{"])
+        task = read_folder(folder)["a"]
+        assert len(task.train) + len(task.test) == 5
+
+    def test_split_names(self, tmp_path):
+        splits = ["Train", "TRAINING", "Test", "dev", "Val", "valid", "Validation"]
+        write(tmp_path, "a.jsonl", [ROW | {"input": s, "split": s} for s in splits])
+        task = read_folder(tmp_path)["a"]
+        assert sorted(e.input for e in task.train) == ["TRAINING", "Train"]
+        assert [e.input for e in task.test] == ["Test"]
+        write(tmp_path, "a.jsonl", [ROW | {"input": s, "split": s} for s in splits if s != "Test"])
+        assert sorted(e.input for e in read_folder(tmp_path)["a"].test) == ["Val", "Validation", "dev", "valid"]
+        write(tmp_path, "a.jsonl", rows(10, split="dev/test"))
+        assert len(read_folder(tmp_path)["a"].test) == 2
+
+    @pytest.mark.parametrize("named", [False, True])
+    def test_order_of_the_file_does_not_matter(self, tmp_path, named):
+        records = [ROW | {"input": f"number {i}", "targets": ["yes" if i < 60 else "no"]} for i in range(100)]
+        if named:
+            records = [row | {"split": "test" if i % 5 == 0 else "train"} for i, row in enumerate(records)]
+        write(tmp_path, "a.jsonl", records)
+        task = read_folder(tmp_path)["a"]
+        assert (len(task.train), len(task.test)) == (80, 20)
+        for examples in (task.train, task.train[:16], task.test, task.test[:16]):
+            assert 0.3 < sum(e.targets == ("yes",) for e in examples) / len(examples) < 0.9
+        write(tmp_path, "a.jsonl", records[::-1])
+        assert read_folder(tmp_path)["a"] == task
+
+    def test_equal_inputs_are_on_one_side_in_every_task(self, tmp_path):
+        records = [ROW | {"input": f"number {i % 10}", "targets": [str(i)]} for i in range(30)]
+        write(tmp_path, "a.jsonl", records + [row | {"task": "b"} for row in records[:10]])
+        tasks = read_folder(tmp_path)
+        train, test = ({e.input for e in side} for side in (tasks["a"].train, tasks["a"].test))
+        assert (len(train), len(test), overlap(tasks["a"])) == (8, 2, 0)
+        assert {e.input for e in tasks["b"].test} == test
+
+    @pytest.mark.parametrize(("count", "share", "sides"), [(2, 0.2, (1, 1)), (2, 0.9, (1, 1)), (5, 0.2, (4, 1))])
+    def test_neither_side_is_empty(self, tmp_path, count, share, sides):
+        write(tmp_path, "a.jsonl", rows(count))
+        task = read_folder(tmp_path, test_share=share)["a"]
+        assert (len(task.train), len(task.test)) == sides
+
+    def test_overlap(self):
+        x, y, z = (Example("a", "nli", text, ("yes",), "Do it.") for text in "xyz")
+        test = (dataclasses.replace(x, targets=("no",)), dataclasses.replace(y, definition=None), y, z)
+        assert overlap(Task("a", "nli", (x, y), test)) == 2
 
     def test_task_without_test_rows(self, tmp_path):
         write(tmp_path, "a.jsonl", rows(3, split="train"))
         with pytest.raises(LorajaxError, match="task 'a': has no test rows"):
             read_folder(tmp_path)
-        write(tmp_path, "a.jsonl", rows(1))
+        write(tmp_path, "a.jsonl", rows(3, split="dev"))
         with pytest.raises(LorajaxError, match="task 'a': has no train rows"):
+            read_folder(tmp_path)
+        write(tmp_path, "a.jsonl", [ROW] * 3)
+        with pytest.raises(LorajaxError, match=r"has no train rows \(of 3 rows, 1 different inputs\)"):
             read_folder(tmp_path)
 
     def test_broken_gzip(self, tmp_path):
@@ -80,6 +161,33 @@ class TestJsonl:
         file.write_bytes(file.read_bytes()[:-20])
         with pytest.raises(LorajaxError, match=r"a\.jsonl\.gz:\d+: could not be read"):
             read_folder(tmp_path)
+        write(tmp_path, "a.jsonl.gz", rows(50))
+        damaged = bytearray(file.read_bytes())
+        damaged[10:40] = b"\xff" * 30
+        file.write_bytes(damaged)
+        with pytest.raises(LorajaxError, match=r"a\.jsonl\.gz:\d+: could not be read"):
+            read_folder(tmp_path)
+
+
+LINGUISTIC = {"semantic", "counting", "ner", "sentences", "pos", "coreference", "summary"}
+
+
+@pytest.mark.skipif(not PACK.is_dir(), reason=f"needs the project's data pack at {PACK}")
+@pytest.mark.parametrize(("name", "clusters"), [("tasks", set(CLUSTERS)), ("linguistic", LINGUISTIC)])
+def test_the_real_records(name, clusters):
+    """What the manifest counts is what is read; tasks on the same passages are tested on the same ones."""
+    manifest = json.loads((PACK / name / "manifest.json").read_text())
+    tasks = read_folder(PACK / name)
+    assert (len(tasks), sum(item["rows"] for item in manifest["items"])) == (manifest["tasks"], manifest["rows"])
+    assert {task.cluster for task in tasks.values()} == clusters
+    for item in manifest["items"]:
+        task, splits = tasks[item["task"]], item.get("splits", {})
+        tested = splits.get("test", round(0.2 * item["rows"]))
+        train = item["rows"] - splits.get("dev", 0) - tested
+        assert (task.cluster, len(task.train), len(task.test)) == (item["cluster"], train, tested)
+        assert not {e.input for e in task.train} & {e.input for e in task.test}
+    for prefix in ("ewt_", "gum_", "gumdoc_"):
+        assert len({frozenset(e.input for e in t.test) for k, t in tasks.items() if k.startswith(prefix)}) < 2
 
 
 def test_unknown_task_suggests_the_nearest():
@@ -127,6 +235,25 @@ class TestPrompts:
         assert len(tokens.answers[0]) == 10
         assert text.startswith("begin")
         assert text.endswith("Answer:")
+
+    def test_the_cut_does_not_tell_the_answer(self):
+        tokenizer, config = tiny_tokenizer(), PromptConfig(max_length=60, max_answer=20)
+        prompts = [
+            tokenize([Example("a", "nli", "word " * 50, (answer,))], tokenizer, config).prompts[0]
+            for answer in ("a", "a long answer")
+        ]
+        np.testing.assert_array_equal(*prompts)
+
+    @pytest.mark.parametrize("bos", [True, False])
+    def test_bos_of_a_saved_tokenizer(self, bos, tmp_path):
+        """What the tokenizer does counts, not its attributes: transformers does not keep those."""
+        from lorajax.models.tokenizer import load_tokenizer
+
+        tiny_tokenizer(bos=bos).save_pretrained(tmp_path)
+        tokens = tokenize([self.example], load_tokenizer(tmp_path), PromptConfig())
+        assert (tokens.prompts[0][0] == 1) == bos
+        assert list(tokens.prompts[0]).count(1) == bos
+        assert 1 not in tokens.answers[0]
 
     def test_drop_middle(self):
         assert drop_middle([1, 2, 3], 3) == [1, 2, 3]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lorajax.data.prompts import begins_with_bos
 from lorajax.errors import LorajaxError
 from lorajax.models.config import ModelConfig, RopeConfig
 from lorajax.models.gguf import BLOCK_NAMES, GGUFFile
@@ -163,6 +164,7 @@ def test_byte_level_tokenizer(tmp_path):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert tokenizer("<s>a</s>")["input_ids"][0] == 0
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<s>", "</s>")
+    assert not begins_with_bos(tokenizer)
     digits = gguf_tokenizer(GGUFFile(write(tmp_path / "n.gguf", checkpoint(), tokenizer=byte_level)))
     assert digits.convert_ids_to_tokens(digits("1234")["input_ids"]) == ["1", "2", "3", "4"]
     with pytest.raises(LorajaxError, match="pre-tokenizer 'klingon' is not supported"):
@@ -194,6 +196,7 @@ def test_sentence_piece_tokenizer_against_sentencepiece(tmp_path):
         writer.add_unk_token_id(theirs.unk_id())
 
     ours = gguf_tokenizer(GGUFFile(write(tmp_path / "m.gguf", checkpoint(), tokenizer=add)))
+    assert begins_with_bos(ours)
     for text in [t for t in TEXTS if t]:
         assert ours(text, add_special_tokens=False)["input_ids"] == theirs.encode(text), text
         assert ours.decode(theirs.encode(text)) == text

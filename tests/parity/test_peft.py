@@ -1,12 +1,16 @@
 """Adapters against the real peft: files in both directions, gradients, merging."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from lorajax.lora.adapter import LoraConfig, init_adapter, join, linear_shapes, split
+from lorajax.errors import LorajaxError
+from lorajax.lora.adapter import LoraConfig, init_adapter, join, linear_shapes, split, stack, take
+from lorajax.lora.peft import _resolve as resolve
 from lorajax.lora.peft import load_adapter, save_adapter
 from lorajax.models.weights import merge, save_hf
 from lorajax.training.loss import answer_loss
@@ -82,6 +86,86 @@ def test_peft_folder_in_ours_gives_pefts_logits(pair, keys, tmp_path):
     expected = theirs(torch.tensor(tokens)).logits.detach().numpy()
     found = np.asarray(ours.logits(ours(tokens[None], adapter).hidden)[0])
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+PATTERNS = {
+    "ranks": dict(rank_pattern={"layers.1.self_attn.q_proj": 2, "up_proj": 6}, alpha_pattern={"up_proj": 3}),
+    "anchored": dict(
+        rank_pattern={"^model.layers.1.self_attn.q_proj": 2, "^layers.0.self_attn.q_proj": 1},
+        alpha_pattern={"^model.layers.2.mlp.up_proj": 5, "^mlp.up_proj": 7, "model.layers.0.self_attn.q_proj$": -3},
+        use_rslora=True,
+    ),
+    "ambiguous": dict(
+        rank_pattern={r"layers\.[01]\.self_attn\.q_proj": 2, "q_proj": 3},
+        alpha_pattern={r"(.*\.)?1\..*": 3, "q_proj|up_proj": 2.5, "mlp.up_proj": 1e3, "proj": 9},
+    ),
+}
+
+
+@pytest.mark.parametrize("pair", ["llama3"], indirect=True)
+@pytest.mark.parametrize("patterns", PATTERNS.values(), ids=PATTERNS)
+def test_patterns_mean_what_they_mean_in_peft_and_survive_saving(pair, patterns, tmp_path):
+    """peft's folder in ours, and ours saved again in peft: the same logits. Alone, or as a member of a stack."""
+    _, ours, folder = pair
+    torch.manual_seed(5)
+    keys = peft.LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], **patterns)
+    made = peft.get_peft_model(fresh(folder), keys)
+    with torch.no_grad():
+        for name, value in made.named_parameters():
+            if "lora_B" in name:
+                value.normal_(std=0.2)
+    made.save_pretrained(tmp_path / "theirs")
+    tokens = batch(ours.config, 60)
+
+    def logits(saved):
+        # Always of a folder: peft sorts the patterns when it writes them, and the first that matches counts.
+        return peft.PeftModel.from_pretrained(fresh(folder), saved)(torch.tensor(tokens)).logits.detach().numpy()
+
+    expected = logits(tmp_path / "theirs")
+    close = dict(atol=1e-5 * np.abs(expected).max())
+    adapter, lora = load_adapter(tmp_path / "theirs", ours.config)
+    np.testing.assert_allclose(ours.logits(ours(tokens[None], adapter).hidden)[0], expected, **close)
+    save_adapter(adapter, lora, tmp_path / "ours", base="tiny")
+    np.testing.assert_allclose(logits(tmp_path / "ours"), expected, **close)
+
+    other = LoraConfig(rank=8, alpha=3.0, targets=("all-linear",))
+    both = stack([randomize(init_adapter(ours.config, other, ["b"])), adapter])
+    save_adapter(take(both, [1]), other, tmp_path / "member", base="tiny")
+    np.testing.assert_allclose(logits(tmp_path / "member"), expected, **close)
+
+
+def test_patterns_resolve_as_in_peft():
+    """Every pair of patterns, in both orders, for names of a model with and without its head."""
+    patterns = [
+        "q_proj", "proj", ".*proj", "self_attn.q_proj", "self_attn", "layers.1.self_attn.q_proj", "1.self_attn.q_proj",
+        "model.layers.1.self_attn.q_proj", "^model.layers.1.self_attn.q_proj", "^layers.1.self_attn.q_proj", "^q_proj",
+        "q_proj$", r"layers\.[01]\..*", "q_proj|up_proj", "a)|(up_proj", "", "nothing",
+    ]  # fmt: skip
+    names = [
+        f"{head}layers.{i}.{path}"
+        for head in ("model.", "")
+        for i in (1, 11)
+        for path in ("self_attn.q_proj", "mlp.up_proj")
+    ]
+    for first, second in itertools.permutations(patterns, 2):
+        ranks = {first: 1, second: 2}
+        for name in names:
+            expected = ranks.get(peft.utils.other.get_pattern_key(ranks.keys(), name), 8)
+            assert resolve(ranks, name, 8) == expected, (ranks, name)
+
+
+@pytest.mark.parametrize("init", [True, False, "gaussian", "orthogonal", "pissa", "olora", "eva", "mica"])
+def test_inits_that_change_the_base_model_are_refused(config, init, tmp_path):
+    """Configurations as the real peft writes them, with all their keys."""
+    save_adapter(init_adapter(config, LoraConfig(rank=4), ["a"]), LoraConfig(rank=4), tmp_path, base="tiny")
+    peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=init).save_pretrained(tmp_path)
+    if init in (True, False, "gaussian", "orthogonal"):
+        load_adapter(tmp_path, config)
+    else:
+        with pytest.raises(
+            LorajaxError, match=rf"adapter_config\.json: (init_lora_weights = '{init}'|eva_config) .+ expected"
+        ):
+            load_adapter(tmp_path, config)
 
 
 @pytest.mark.parametrize("pair", ["llama3", "mistral", "smollm2"], indirect=True)
