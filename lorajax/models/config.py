@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,63 @@ from lorajax.errors import LorajaxError
 #: Architectures of the Llama family that this decoder computes exactly.
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 ROPE_TYPES = ("default", "linear", "llama3")
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """Typed reading of `values`. A `default` is for an absent key; null is allowed where a method says so.
+
+    Raises:
+      LorajaxError: a value of another type, or none; the message names `source` and the key (after `prefix`).
+    """
+
+    values: Mapping[str, Any]
+    source: str
+    prefix: str = ""
+
+    def error(self, key: str, expected: str) -> LorajaxError:
+        found = repr(self.values[key]) if key in self.values else "no such key"
+        return LorajaxError(f"{self.source}: {self.prefix}{key} must be {expected}, found {found}")
+
+    def whole(self, key: str, default: int | None = None) -> int:
+        value = self.values.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise self.error(key, "a positive whole number")
+        return value
+
+    def whole_or_null(self, key: str, null: int | None, default: int | None = None) -> int | None:
+        """As `whole`, but null means `null`, and so does an absent key unless it has a `default` of its own."""
+        if self.values.get(key) is None:
+            return default if default is not None and key not in self.values else null
+        return self.whole(key)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.values.get(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
+            raise self.error(key, "a positive number")
+        return float(value)
+
+    def switch(self, key: str, default: bool = False) -> bool:
+        value = self.values.get(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, "true or false")
+        return value
+
+    def token_id(self, key: str) -> int | None:
+        """A number or null, as an absent key is; -1 is some checkpoints' "none"."""
+        value = self.values.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise self.error(key, "a whole number or null")
+        return value
+
+    def token_ids(self, key: str) -> int | tuple[int, ...] | None:
+        """As `token_id`, or a list of numbers."""
+        value = self.values.get(key)
+        if not isinstance(value, list):
+            return self.token_id(key)
+        if not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+            raise self.error(key, "a whole number, a list of them or null")
+        return tuple(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +126,8 @@ class ModelConfig:
         """The config in `path`, a `config.json`.
 
         Raises:
-          LorajaxError: no such file, not JSON, a key missing, or an architecture or rope type not computed here.
+          LorajaxError: no such file, not JSON, a key missing or of the wrong type, or an architecture or rope type not
+            computed here.
         """
         try:
             keys = json.loads(path.read_text("utf-8"))
@@ -86,46 +145,39 @@ class ModelConfig:
     def from_hf(cls, keys: Mapping[str, Any], *, source: str = "config") -> ModelConfig:
         """The config in the `keys` of a Hugging Face `config.json`, old (rope_theta) or new (rope_parameters)."""
 
-        def required(key: str) -> int:
-            if not isinstance(keys.get(key), int) or keys[key] < 1:
-                raise LorajaxError(f"{source}: {key} must be a positive whole number, found {keys.get(key)!r}")
-            return keys[key]
-
-        architecture = (keys.get("architectures") or ["(none)"])[0]
-        if architecture not in ARCHITECTURES:
+        read = Keys(keys, source)
+        names = keys.get("architectures") or ["(none)"]
+        if not isinstance(names, list):
+            raise read.error("architectures", "a list of names")
+        if (architecture := names[0]) not in ARCHITECTURES:
             raise LorajaxError(f"{source}: architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
         if keys.get("hidden_act", "silu") != "silu":
             raise LorajaxError(f"{source}: hidden_act {keys['hidden_act']!r} is not supported; expected 'silu'")
-        hidden, heads = required("hidden_size"), required("num_attention_heads")
-        kv_heads = keys.get("num_key_value_heads") or heads
-        if heads % kv_heads:
-            raise LorajaxError(
-                f"{source}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
-            )
-        head_dim = keys.get("head_dim") or hidden // heads
-        if head_dim % 2:
-            raise LorajaxError(f"{source}: head_dim must be even for rotary positions, found {head_dim}")
-        eos = keys.get("eos_token_id")
+        # What transformers takes absent keys for; it ignores the window for Llama.
+        mistral = architecture == "MistralForCausalLM"
+        hidden, heads = read.whole("hidden_size"), read.whole("num_attention_heads")
+        kv_heads = read.whole_or_null("num_key_value_heads", heads, 8 if mistral else heads)
+        head_dim = read.whole_or_null("head_dim", None)
+        kv_heads, head_dim = check_heads(hidden, heads, kv_heads, head_dim, source)
         return cls(
-            vocab_size=required("vocab_size"),
+            vocab_size=read.whole("vocab_size"),
             hidden_size=hidden,
-            intermediate_size=required("intermediate_size"),
-            num_layers=required("num_hidden_layers"),
+            intermediate_size=read.whole("intermediate_size"),
+            num_layers=read.whole("num_hidden_layers"),
             num_heads=heads,
             num_kv_heads=kv_heads,
             head_dim=head_dim,
             rope=read_rope(keys, source=source),
-            norm_eps=float(keys.get("rms_norm_eps", 1e-6)),
-            tie_embeddings=bool(keys.get("tie_word_embeddings", False)),
-            attention_bias=bool(keys.get("attention_bias", False)),
-            mlp_bias=bool(keys.get("mlp_bias", False)),
-            # transformers ignores the key for Llama; only Mistral's attention is windowed.
-            sliding_window=keys.get("sliding_window") if architecture == "MistralForCausalLM" else None,
-            max_positions=int(keys.get("max_position_embeddings", 2048)),
+            norm_eps=read.number("rms_norm_eps", 1e-6),
+            tie_embeddings=read.switch("tie_word_embeddings"),
+            attention_bias=read.switch("attention_bias"),
+            mlp_bias=read.switch("mlp_bias"),
+            sliding_window=read.whole_or_null("sliding_window", None, 4096) if mistral else None,
+            max_positions=read.whole("max_position_embeddings", 131_072 if mistral else 2048),
             architecture=architecture,
-            bos_token_id=keys.get("bos_token_id"),
-            eos_token_id=tuple(eos) if isinstance(eos, list) else eos,
-            pad_token_id=keys.get("pad_token_id"),
+            bos_token_id=read.token_id("bos_token_id"),
+            eos_token_id=read.token_ids("eos_token_id"),
+            pad_token_id=read.token_id("pad_token_id"),
         )
 
     def to_hf(self) -> dict[str, Any]:
@@ -169,37 +221,56 @@ class ModelConfig:
         return keys
 
 
+def check_heads(hidden: int, heads: int, kv_heads: int | None, head_dim: int | None, source: str) -> tuple[int, int]:
+    """Number of key-value heads and size of a head, where null has its default; a LorajaxError if they do not fit."""
+    kv_heads, head_dim = kv_heads or heads, head_dim or hidden // heads
+    if heads % kv_heads:
+        raise LorajaxError(f"{source}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
+    if head_dim % 2 or not head_dim:
+        raise LorajaxError(f"{source}: head_dim must be even for rotary positions, found {head_dim}")
+    return kv_heads, head_dim
+
+
 def read_rope(keys: Mapping[str, Any], *, source: str) -> RopeConfig:
     """Rotary settings from `rope_parameters`, or from the older `rope_theta` + `rope_scaling`.
 
     Raises:
-      LorajaxError: a rope type other than ROPE_TYPES, or a parameter that the type needs is missing.
+      LorajaxError: a rope type other than ROPE_TYPES, a parameter that the type needs is missing, or the two keys are
+        both there and disagree (readers differ in which one they follow).
     """
-    scaling = dict(keys.get("rope_parameters") or keys.get("rope_scaling") or {})
-    type_ = scaling.get("rope_type") or scaling.get("type") or "default"
-    if type_ not in ROPE_TYPES:
+    new, old = (_scaling(keys, name, source) for name in ("rope_parameters", "rope_scaling"))
+    for key in sorted(new.keys() & old.keys()):
+        if new[key] != old[key]:
+            both = f"{key} is {new[key]!r} in one, {old[key]!r} in the other"
+            raise LorajaxError(f"{source}: rope_parameters and rope_scaling disagree: {both}")
+    scaling = {"rope_theta": keys.get("rope_theta", 10_000.0), "rope_type": "default", **old, **new}
+    if (type_ := scaling["rope_type"]) not in ROPE_TYPES:
         raise LorajaxError(f"{source}: rope type {type_!r} is not supported; expected one of {', '.join(ROPE_TYPES)}")
-    partial = scaling.get("partial_rotary_factor", keys.get("partial_rotary_factor", 1.0))
+    partial = scaling.get("partial_rotary_factor", keys.get("partial_rotary_factor"))
     if partial not in (None, 1, 1.0):
         raise LorajaxError(f"{source}: partial_rotary_factor {partial} is not supported; expected 1")
-    theta = scaling.get("rope_theta", keys.get("rope_theta", 10_000.0))
-    needed = {
-        "default": (),
-        "linear": ("factor",),
-        "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    }[type_]
-    for key in needed:
-        if not isinstance(scaling.get(key), int | float):
-            raise LorajaxError(f"{source}: rope type {type_!r} needs the number {key!r}, found {scaling.get(key)!r}")
+    read = Keys(scaling, source, f"rope type {type_!r}: ")
+    theta = read.number("rope_theta")
     if type_ == "default":
-        return RopeConfig(theta=float(theta))
+        return RopeConfig(theta=theta)
     if type_ == "linear":
-        return RopeConfig(type_, float(theta), factor=float(scaling["factor"]))
+        return RopeConfig(type_, theta, factor=read.number("factor"))
     return RopeConfig(
         type_,
-        float(theta),
-        float(scaling["factor"]),
-        float(scaling["low_freq_factor"]),
-        float(scaling["high_freq_factor"]),
-        int(scaling["original_max_position_embeddings"]),
+        theta,
+        read.number("factor"),
+        read.number("low_freq_factor"),
+        read.number("high_freq_factor"),
+        read.whole("original_max_position_embeddings"),
     )
+
+
+def _scaling(keys: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
+    """One of the two rope keys, with the type under its new name; empty when absent or null."""
+    value = keys.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise LorajaxError(f"{source}: {name} must be an object or null, found {value!r}")
+    rest = {key: v for key, v in value.items() if key not in ("type", "rope_type")}
+    return rest | {"rope_type": value.get("rope_type") or value.get("type") or "default"}

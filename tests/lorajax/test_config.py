@@ -43,7 +43,30 @@ def test_rope_keys_old_and_new(keys, rope):
         ({"architectures": ["GPT2LMHeadModel"]}, "architecture 'GPT2LMHeadModel' is not one of LlamaForCausalLM"),
         ({"architectures": None}, "architecture '\\(none\\)'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope type 'yarn' is not supported; expected one of"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "needs the number 'low_freq_factor', found None"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 4.0}},
+            "rope type 'llama3': low_freq_factor must be a positive number, found no such key",
+        ),
+        (
+            {
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+                "rope_scaling": {"type": "yarn", "factor": 4},
+            },
+            "rope_parameters and rope_scaling disagree: rope_type is 'default' in one, 'yarn' in the other",
+        ),
+        ({"rope_scaling": "linear"}, "rope_scaling must be an object or null, found 'linear'"),
+        ({"rope_theta": "1e4"}, "rope_theta must be a positive number, found '1e4'"),
+        ({"rms_norm_eps": None}, "rms_norm_eps must be a positive number, found None"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a positive number, found nan"),
+        ({"num_key_value_heads": "2"}, "num_key_value_heads must be a positive whole number, found '2'"),
+        ({"hidden_size": True}, "hidden_size must be a positive whole number, found True"),
+        ({"attention_bias": "yes"}, "attention_bias must be true or false, found 'yes'"),
+        ({"eos_token_id": "</s>"}, "eos_token_id must be a whole number or null, found"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures must be a list of names"),
+        (
+            {"architectures": ["MistralForCausalLM"], "num_key_value_heads": 4, "sliding_window": -1},
+            "sliding_window must be a positive whole number, found -1",
+        ),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
         ({"hidden_size": None}, "hidden_size must be a positive whole number, found None"),
         ({"num_key_value_heads": 3}, "4 is not a multiple of num_key_value_heads 3"),
@@ -77,8 +100,31 @@ def test_published_sizes():
 
 def test_sliding_window_is_mistrals():
     assert ModelConfig.from_hf(KEYS | {"sliding_window": 64}).sliding_window is None
-    mistral = KEYS | {"architectures": ["MistralForCausalLM"], "sliding_window": 64}
-    assert ModelConfig.from_hf(mistral).sliding_window == 64
+    mistral = KEYS | {"architectures": ["MistralForCausalLM"], "num_key_value_heads": 4}
+    assert ModelConfig.from_hf(mistral | {"sliding_window": 64}).sliding_window == 64
+    assert ModelConfig.from_hf(mistral | {"sliding_window": None}).sliding_window is None
+    assert ModelConfig.from_hf(mistral).sliding_window == 4096  # transformers' default
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Mistral"])
+def test_defaults_of_absent_keys_are_transformers(kind):
+    transformers = pytest.importorskip("transformers")
+    shape = {
+        "hidden_size": 64,
+        "num_attention_heads": 8,
+        "intermediate_size": 96,
+        "num_hidden_layers": 1,
+        "vocab_size": 9,
+    }
+    theirs = getattr(transformers, f"{kind}Config")(**shape)
+    ours = ModelConfig.from_hf(shape | {"architectures": [f"{kind}ForCausalLM"]})
+    assert ours.num_kv_heads == theirs.num_key_value_heads
+    assert ours.head_dim == theirs.head_dim
+    assert ours.norm_eps == theirs.rms_norm_eps
+    assert ours.max_positions == theirs.max_position_embeddings
+    assert ours.sliding_window == getattr(theirs, "sliding_window", None)
+    assert ours.tie_embeddings == theirs.tie_word_embeddings
+    assert ours.rope.theta == theirs.rope_parameters["rope_theta"]
 
 
 def test_llama3_frequencies_against_transformers():
