@@ -92,9 +92,12 @@ class GGUFFile:
     def _config(self) -> ModelConfig:
         def number(key: str, default: Any = None) -> Any:
             value = self.get(f"llama.{key}", default)
-            if value is None:
-                raise LorajaxError(f"{self.path}: metadata key llama.{key} is missing")
+            if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+                raise LorajaxError(f"{self.path}: metadata key llama.{key} must be a positive number, found {value!r}")
             return value
+
+        if "model.embed_tokens.weight" not in self.shapes:
+            raise LorajaxError(f"{self.path}: tensor token_embd.weight is missing")
 
         heads, hidden = number("attention.head_count"), number("embedding_length")
         head_dim = self.get("llama.attention.key_length") or hidden // heads

@@ -121,6 +121,19 @@ class TestBroken:
         with pytest.raises(LorajaxError, match=r"model\.layers\.1\.mlp\.down_proj\.weight is missing"):
             load_weights(file, file.config)
 
+    def test_missing_embedding_or_number(self, tmp_path):
+        values = checkpoint()
+        del values["model.embed_tokens.weight"]
+        with pytest.raises(LorajaxError, match=r"m\.gguf: tensor token_embd\.weight is missing"):
+            GGUFFile(write(tmp_path / "m.gguf", values))
+        import dataclasses
+
+        broken = dataclasses.replace(CONFIG, num_heads=0)
+        with pytest.raises(LorajaxError, match=r"llama\.attention\.head_count must be a positive number, found 0"):
+            GGUFFile(
+                write(tmp_path / "n.gguf", {"model.embed_tokens.weight": values["model.norm.weight"]}, config=broken)
+            )
+
     def test_yarn(self, tmp_path):
         def yarn(writer):
             writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
