@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from lorajax.data import builtin, jsonl
 from lorajax.data.batching import Shape
 from lorajax.data.prompts import Tokenized, tokenize
-from lorajax.data.task import Task, select
+from lorajax.data.task import Task, overlap, select
 from lorajax.errors import LorajaxError
 from lorajax.models.checkpoint import Checkpoint, load
 from run.options import MULTI_TASK, DataConfig, StudyConfig
@@ -81,6 +81,9 @@ class Workbench:
                 f"--max-length {config.prompt.max_length} is more than the {checkpoint.model.config.max_positions} "
                 f"positions of model {config.model!r}"
             )
+        for name, task in tasks.items():
+            if repeated := overlap(task):
+                say(f"task {name}: {repeated} of {len(task.test)} test examples are among those trained on")
         train = {name: tokenize(t.train, checkpoint.tokenizer, config.prompt) for name, t in tasks.items()}
         test = {name: tokenize(t.test, checkpoint.tokenizer, config.prompt) for name, t in tasks.items()}
         bench = cls(config, checkpoint, tasks, train, test)

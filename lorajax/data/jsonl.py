@@ -60,12 +60,6 @@ def read_folder(folder: Path, *, test_share: float = 0.2) -> dict[str, Task]:
     return {name: _task(name, examples, test_share) for name, examples in rows.items()}
 
 
-def overlap(task: Task) -> int:
-    """How many test examples of `task` it is also trained on: the same definition and input, whatever the answer."""
-    trained = {(e.definition, e.input) for e in task.train}
-    return sum((e.definition, e.input) in trained for e in task.test)
-
-
 def read_records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The JSON objects of a file, each with "file:line" for messages; blank lines are passed over."""
     number, open_text = 0, gzip.open if file.name.endswith(".gz") else open

@@ -51,6 +51,12 @@ class Task:
     test: tuple[Example, ...]
 
 
+def overlap(task: Task) -> int:
+    """How many test examples of `task` it is also trained on: the same definition and input, whatever the answer."""
+    trained = {(e.definition, e.input) for e in task.train}
+    return sum((e.definition, e.input) in trained for e in task.test)
+
+
 def select(available: Iterable[str], wanted: Sequence[str]) -> list[str]:
     """The `wanted` names, checked against `available`; an unknown name is an error that suggests the nearest."""
     available = list(available)
