@@ -11,7 +11,7 @@ import pytest
 from lorajax.data.batching import Shape, Stream, batch_at, pad_prompts
 from lorajax.data.jsonl import read_folder
 from lorajax.data.prompts import PromptConfig, body, drop_middle, tokenize
-from lorajax.data.task import CLUSTERS, Example, Task, select
+from lorajax.data.task import CLUSTERS, Example, Task, overlap, select
 from lorajax.errors import LorajaxError
 from tests.tiny import tiny_tokenizer
 
