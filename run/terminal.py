@@ -54,6 +54,8 @@ def duration(seconds: float) -> str:
 def command(main: Callable[[], object]) -> None:
     """Runs a command: bad input ends it with one message and exit code 2, an interrupt with 130."""
     keep_compiled_programs()
+    # transformers says at import that it found no torch; nothing here needs one.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         main()
     except LorajaxError as error:
