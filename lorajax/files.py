@@ -32,6 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
         for left in path.parent.glob(f".{glob.escape(path.name)}.????????.*"):
             remove(left)  # of a process that was killed here
         yield temporary
+        _open_to_readers(temporary)
         if path.is_dir():
             # A folder cannot be renamed over a full one: move the old one aside first.
             old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
@@ -45,6 +46,15 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             remove(temporary)
+
+
+def _open_to_readers(path: Path) -> None:
+    """Gives files the permissions of ordinary new ones: safetensors writes them for the owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file():
+            file.chmod(0o666 & ~umask)
 
 
 def remove(path: Path) -> None:

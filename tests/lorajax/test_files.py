@@ -53,6 +53,14 @@ def test_adapter(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
+def test_others_can_read_what_they_could_read_of_any_file(tmp_path):
+    lora = LoraConfig(rank=4)
+    save_adapter(init_adapter(TINY, lora, ["a"]), lora, tmp_path / "a", base="tiny")
+    (tmp_path / "ordinary").write_text("x")
+    modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*") if p.is_file()}
+    assert len(set(modes.values())) == 1, modes
+
+
 def test_results(tmp_path):
     data = xr.Dataset({"x": ("i", np.random.default_rng(0).standard_normal(10_000))})
     with full_disk(), pytest.raises(LorajaxError, match=r"x\.nc: could not be written: File too large"):
