@@ -14,6 +14,7 @@ from lorajax.errors import LorajaxError
 #: Architectures of the Llama family that this decoder computes exactly.
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 ROPE_TYPES = ("default", "linear", "llama3")
+THETA = 10_000.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ class RopeConfig:
     """Rotary position embedding: the base `theta` and how frequencies are rescaled for long contexts."""
 
     type: str = "default"
-    theta: float = 10_000.0
+    theta: float = THETA
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
@@ -135,7 +136,9 @@ class ModelConfig:
             raise LorajaxError(
                 f"{path}: no such file; a model folder needs the config.json of its checkpoint"
             ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise LorajaxError(f"{path}: could not be read: {error}") from None
+        except (ValueError, RecursionError) as error:
             raise LorajaxError(f"{path}: not JSON: {error}") from None
         if not isinstance(keys, dict):
             raise LorajaxError(f"{path}: expected a JSON object, found {type(keys).__name__}")
@@ -144,7 +147,6 @@ class ModelConfig:
     @classmethod
     def from_hf(cls, keys: Mapping[str, Any], *, source: str = "config") -> ModelConfig:
         """The config in the `keys` of a Hugging Face `config.json`, old (rope_theta) or new (rope_parameters)."""
-
         read = Keys(keys, source)
         names = keys.get("architectures") or ["(none)"]
         if not isinstance(names, list):
@@ -223,6 +225,8 @@ class ModelConfig:
 
 def check_heads(hidden: int, heads: int, kv_heads: int | None, head_dim: int | None, source: str) -> tuple[int, int]:
     """Number of key-value heads and size of a head, where null has its default; a LorajaxError if they do not fit."""
+    if head_dim is None and hidden % heads:
+        raise LorajaxError(f"{source}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
     kv_heads, head_dim = kv_heads or heads, head_dim or hidden // heads
     if heads % kv_heads:
         raise LorajaxError(f"{source}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
@@ -243,34 +247,31 @@ def read_rope(keys: Mapping[str, Any], *, source: str) -> RopeConfig:
         if new[key] != old[key]:
             both = f"{key} is {new[key]!r} in one, {old[key]!r} in the other"
             raise LorajaxError(f"{source}: rope_parameters and rope_scaling disagree: {both}")
-    scaling = {"rope_theta": keys.get("rope_theta", 10_000.0), "rope_type": "default", **old, **new}
+    scaling = {"rope_theta": keys.get("rope_theta", THETA), "rope_type": "default", **old, **new}
     if (type_ := scaling["rope_type"]) not in ROPE_TYPES:
         raise LorajaxError(f"{source}: rope type {type_!r} is not supported; expected one of {', '.join(ROPE_TYPES)}")
     partial = scaling.get("partial_rotary_factor", keys.get("partial_rotary_factor"))
-    if partial not in (None, 1, 1.0):
-        raise LorajaxError(f"{source}: partial_rotary_factor {partial} is not supported; expected 1")
+    if partial is not None and (isinstance(partial, bool) or partial != 1):
+        raise LorajaxError(f"{source}: partial_rotary_factor {partial!r} is not supported; expected 1")
     read = Keys(scaling, source, f"rope type {type_!r}: ")
     theta = read.number("rope_theta")
     if type_ == "default":
         return RopeConfig(theta=theta)
     if type_ == "linear":
         return RopeConfig(type_, theta, factor=read.number("factor"))
-    return RopeConfig(
-        type_,
-        theta,
-        read.number("factor"),
-        read.number("low_freq_factor"),
-        read.number("high_freq_factor"),
-        read.whole("original_max_position_embeddings"),
-    )
+    low, high = read.number("low_freq_factor"), read.number("high_freq_factor")
+    if high <= low:
+        raise read.error("high_freq_factor", f"more than low_freq_factor {low}")
+    return RopeConfig(type_, theta, read.number("factor"), low, high, read.whole("original_max_position_embeddings"))
 
 
 def _scaling(keys: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
-    """One of the two rope keys, with the type under its new name; empty when absent or null."""
+    """One of the two rope keys, with the type under its new name and its theta; empty when absent, null or empty."""
     value = keys.get(name)
-    if value is None:
+    if value is None or value == {}:
         return {}
     if not isinstance(value, Mapping):
         raise LorajaxError(f"{source}: {name} must be an object or null, found {value!r}")
-    rest = {key: v for key, v in value.items() if key not in ("type", "rope_type")}
-    return rest | {"rope_type": value.get("rope_type") or value.get("type") or "default"}
+    rest = {key: v for key, v in value.items() if key != "type"}
+    type_ = value.get("rope_type") or value.get("type") or "default"
+    return {"rope_theta": keys.get("rope_theta", THETA), **rest, "rope_type": type_}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lorajax.errors import LorajaxError
-from lorajax.models.config import ModelConfig, RopeConfig
+from lorajax.models.config import Keys, ModelConfig, RopeConfig, check_heads
 from lorajax.models.rope import inverse_frequencies
 from lorajax.models.safetensors_folder import Index
 
@@ -90,54 +90,53 @@ class GGUFFile:
         return str(self.path)
 
     def _config(self) -> ModelConfig:
-        def number(key: str, default: Any = None) -> Any:
-            value = self.get(f"llama.{key}", default)
-            if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-                raise LorajaxError(f"{self.path}: metadata key llama.{key} must be a positive number, found {value!r}")
-            return value
-
         if "model.embed_tokens.weight" not in self.shapes:
             raise LorajaxError(f"{self.path}: tensor token_embd.weight is missing")
-
-        heads, hidden = number("attention.head_count"), number("embedding_length")
-        head_dim = self.get("llama.attention.key_length") or hidden // heads
-        if number("rope.dimension_count", head_dim) != head_dim:
-            raise LorajaxError(f"{self.path}: rotary positions on a part of each head are not supported")
         if self.get("llama.expert_count"):
             raise LorajaxError(f"{self.path}: mixtures of experts are not supported")
+        names = [n for n in self._reader.fields if n.startswith("llama.") or n.endswith("_token_id")]
+        read = Keys({name: self.get(name) for name in names}, str(self.path), "metadata key ")
+        hidden, heads = read.whole("llama.embedding_length"), read.whole("llama.attention.head_count")
+        kv_heads = read.whole_or_null("llama.attention.head_count_kv", heads)
+        head_dim = read.whole_or_null("llama.attention.key_length", None)
+        kv_heads, head_dim = check_heads(hidden, heads, kv_heads, head_dim, str(self.path))
+        if read.whole("llama.rope.dimension_count", head_dim) != head_dim:
+            raise LorajaxError(f"{self.path}: rotary positions on a part of each head are not supported")
         return ModelConfig(
             vocab_size=self.shapes["model.embed_tokens.weight"][0],
             hidden_size=hidden,
-            intermediate_size=number("feed_forward_length"),
-            num_layers=number("block_count"),
+            intermediate_size=read.whole("llama.feed_forward_length"),
+            num_layers=read.whole("llama.block_count"),
             num_heads=heads,
-            num_kv_heads=number("attention.head_count_kv", heads),
+            num_kv_heads=kv_heads,
             head_dim=head_dim,
-            rope=self._rope(head_dim),
+            rope=self._rope(read, head_dim),
             # Stored as float32: the shortest decimal that means it, 1e-5 and not 9.99999975e-6.
-            norm_eps=float(str(np.float32(number("attention.layer_norm_rms_epsilon")))),
+            norm_eps=float(str(np.float32(read.number("llama.attention.layer_norm_rms_epsilon")))),
             tie_embeddings="lm_head.weight" not in self.shapes,
             attention_bias="model.layers.0.self_attn.q_proj.bias" in self.shapes,
             mlp_bias="model.layers.0.mlp.up_proj.bias" in self.shapes,
-            max_positions=number("context_length", 2048),
-            bos_token_id=self.get("tokenizer.ggml.bos_token_id"),
-            eos_token_id=self.get("tokenizer.ggml.eos_token_id"),
-            pad_token_id=self.get("tokenizer.ggml.padding_token_id"),
+            max_positions=read.whole("llama.context_length", 2048),
+            bos_token_id=read.token_id("tokenizer.ggml.bos_token_id"),
+            eos_token_id=read.token_id("tokenizer.ggml.eos_token_id"),
+            pad_token_id=read.token_id("tokenizer.ggml.padding_token_id"),
         )
 
-    def _rope(self, head_dim: int) -> RopeConfig:
-        theta = float(self.get("llama.rope.freq_base", 10_000.0))
+    def _rope(self, read: Keys, head_dim: int) -> RopeConfig:
+        theta = read.number("llama.rope.freq_base", 10_000.0)
         scaling = self.get("llama.rope.scaling.type", "none")
         if scaling == "linear":
-            return RopeConfig("linear", theta, factor=float(self.get("llama.rope.scaling.factor", 1.0)))
+            return RopeConfig("linear", theta, factor=read.number("llama.rope.scaling.factor", 1.0))
         if scaling != "none":
             raise LorajaxError(f"{self.path}: rope type {scaling!r} is not supported; expected 'none' or 'linear'")
         if self._rope_factors is None:
             return RopeConfig(theta=theta)
         factors = np.asarray(self._rope_factors, np.float64)
-        rope = RopeConfig("llama3", theta, factor=float(factors.max()))
         plain = inverse_frequencies(RopeConfig(theta=theta), head_dim)
-        if not np.allclose(plain / inverse_frequencies(rope, head_dim), factors, rtol=1e-3):
+        rope = RopeConfig("llama3", theta, factor=float(factors.max(initial=1.0)))
+        if factors.shape != plain.shape or not np.allclose(
+            plain / inverse_frequencies(rope, head_dim), factors, rtol=1e-3
+        ):
             raise LorajaxError(f"{self.path}: {ROPE_FACTORS} does not hold the llama3 factors; not supported")
         return rope
 

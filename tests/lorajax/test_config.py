@@ -27,6 +27,7 @@ LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "origi
         ({"rope_theta": 5e5}, RopeConfig(theta=5e5)),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}}, RopeConfig(theta=1e5)),
         ({"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}}, RopeConfig("linear", 1e4, 2.0)),
+        ({"rope_scaling": {}, "rope_parameters": {"rope_type": "linear", "factor": 2.0}}, RopeConfig("linear", 1e4, 2.0)),
         ({"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}}, RopeConfig("llama3", 5e5, 8.0, 1.0, 4.0, 8192)),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3}}, RopeConfig("llama3", 5e5, 8.0, 1.0, 4.0, 8192)),
     ],
@@ -54,6 +55,20 @@ def test_rope_keys_old_and_new(keys, rope):
             },
             "rope_parameters and rope_scaling disagree: rope_type is 'default' in one, 'yarn' in the other",
         ),
+        # transformers 5 takes rope_scaling as a whole: its theta would be 10000.
+        (
+            {
+                "rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0},
+                "rope_scaling": {"type": "linear", "factor": 2.0},
+            },
+            "disagree: rope_theta is 500000.0 in one, 10000.0 in the other",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "llama3", **LLAMA3, "low_freq_factor": 4.0}},
+            "high_freq_factor must be more than low_freq_factor 4.0, found 4.0",
+        ),
+        ({"partial_rotary_factor": True}, "partial_rotary_factor True is not supported"),
+        ({"hidden_size": 33}, "hidden_size 33 is not a multiple of num_attention_heads 4"),
         ({"rope_scaling": "linear"}, "rope_scaling must be an object or null, found 'linear'"),
         ({"rope_theta": "1e4"}, "rope_theta must be a positive number, found '1e4'"),
         ({"rms_norm_eps": None}, "rms_norm_eps must be a positive number, found None"),
@@ -85,9 +100,12 @@ def test_refused(tmp_path, keys, message):
 def test_not_a_config(tmp_path):
     with pytest.raises(LorajaxError, match="no such file"):
         ModelConfig.read(tmp_path / "config.json")
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(LorajaxError, match="not JSON"):
-        ModelConfig.read(tmp_path / "config.json")
+    for text in ("{", "[" * 100_000, '{"hidden_size": ' + "9" * 5000 + "}"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(LorajaxError, match=r"config\.json: not JSON"):
+            ModelConfig.read(tmp_path / "config.json")
+    with pytest.raises(LorajaxError, match="could not be read"):
+        ModelConfig.read(tmp_path)
 
 
 def test_published_sizes():

@@ -1,5 +1,7 @@
 """GGUF files written by the gguf package itself: types, permutation, rotary factors, tokenizers, broken files."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from flax import nnx
@@ -126,13 +128,47 @@ class TestBroken:
         del values["model.embed_tokens.weight"]
         with pytest.raises(LorajaxError, match=r"m\.gguf: tensor token_embd\.weight is missing"):
             GGUFFile(write(tmp_path / "m.gguf", values))
-        import dataclasses
-
         broken = dataclasses.replace(CONFIG, num_heads=0)
-        with pytest.raises(LorajaxError, match=r"llama\.attention\.head_count must be a positive number, found 0"):
+        with pytest.raises(
+            LorajaxError, match=r"llama\.attention\.head_count must be a positive whole number, found 0"
+        ):
             GGUFFile(
                 write(tmp_path / "n.gguf", {"model.embed_tokens.weight": values["model.norm.weight"]}, config=broken)
             )
+
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("llama.block_count", "two", "must be a positive whole number, found 'two'"),
+            ("llama.feed_forward_length", 2.5, "must be a positive whole number, found 2.5"),
+            ("llama.attention.head_count", None, "must be a positive whole number, found no such key"),
+            ("llama.attention.head_count_kv", [2, 2], r"must be a positive whole number, found \[2, 2\]"),
+            ("llama.attention.key_length", "16", "must be a positive whole number, found '16'"),
+            ("llama.attention.layer_norm_rms_epsilon", float("nan"), "must be a positive number, found nan"),
+            ("llama.rope.freq_base", "1e4", "must be a positive number, found '1e4'"),
+            ("tokenizer.ggml.eos_token_id", "</s>", "must be a whole number or null, found '</s>'"),
+        ],
+    )
+    def test_metadata_of_the_wrong_type(self, tmp_path, key, value, message):
+        def replace(writer):
+            writer.kv_data[0].pop(key, None)
+            if value is not None:
+                writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
+
+        with pytest.raises(LorajaxError, match=rf"m\.gguf: metadata key {key} {message}"):
+            GGUFFile(write(tmp_path / "m.gguf", checkpoint(), tokenizer=replace))
+
+    def test_heads_and_rotary_factors_that_do_not_fit(self, tmp_path):
+        uneven = dataclasses.replace(CONFIG, num_kv_heads=3)
+        with pytest.raises(LorajaxError, match="4 is not a multiple of num_key_value_heads 3"):
+            GGUFFile(
+                write(
+                    tmp_path / "m.gguf", {}, config=uneven, extra={"token_embd.weight": np.ones((96, 64), np.float32)}
+                )
+            )
+        short = {"rope_freqs.weight": np.ones(3, np.float32)}
+        with pytest.raises(LorajaxError, match="does not hold the llama3 factors"):
+            GGUFFile(write(tmp_path / "n.gguf", checkpoint(), extra=short))
 
     def test_yarn(self, tmp_path):
         def yarn(writer):
