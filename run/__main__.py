@@ -11,6 +11,7 @@ COMMANDS = {
     "study": "train adapters, compare them across all layers, write the report",
     "finetune": "train a fleet of LoRA adapters over one frozen model",
     "cka_all_layers": "CKA of all layer pairs between base, multi-task and control models",
+    "score": "let the models of a study answer held-out prompts, and score the answers",
     "report": "write a study's report again from its results",
     "export": "write the model, with an adapter merged or without, as a Hugging Face folder",
 }

@@ -8,9 +8,8 @@ and `results/losses.csv`. The same command again goes on where it stopped, and s
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import dataclasses
-import io
 import json
 import shutil
 import zlib
@@ -18,22 +17,23 @@ from pathlib import Path
 
 import tyro
 
-from lorajax.data.batching import Stream
+from lorajax.data.batching import round_up
+from lorajax.distributed import DistributedConfig, is_first, meet, start
 from lorajax.errors import LorajaxError
 from lorajax.files import write_text
-from lorajax.lora.adapter import Adapter, init_adapter, stack, take, zeros_like
-from lorajax.lora.peft import load_adapter, save_adapter
-from lorajax.training.evaluate import Evaluator
-from lorajax.training.loop import Fleet, Progress, train
+from lorajax.lora.adapter import take
+from lorajax.lora.peft import save_adapter
+from lorajax.training.loop import Progress, train
+from lorajax.training.tracking import Kind, Tracker, open_trackers
+from run.lock import study_lock
+from run.losses import measure_losses
 from run.options import MULTI_TASK, StudyConfig
 from run.study_folder import StudyFolder
-from run.terminal import command, console, duration, progress, say, show_table
+from run.terminal import command, console, duration, progress, say
 from run.workbench import Workbench
 
-COLUMNS = ["task", "cluster", "model", "tokens", "before", "after", "adapter"]
-
-#: Test examples in the model at a time, under each of base, E and C.
-EVALUATION_BATCH = 16
+#: In a group's folder: the names of its adapters, and those whose training failed, with the step.
+FLEET, FAILED = "fleet.json", "failed.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,65 +47,95 @@ class Finetune:
     """Adapters to train: `E` and task names. All when none is named."""
     checkpoint_every: int = 50
     """Steps between checkpoints."""
+    track: tuple[Kind, ...] = ()
+    """Show the metrics in `tensorboard` or `wandb` too; each needs the extra of that name."""
+    profile: int = 0
+    """Steps of each group to profile on the device, into training/GROUP/profile; 0 for none."""
+    processes: tyro.conf.OmitArgPrefixes[DistributedConfig] = DistributedConfig()
 
     def __post_init__(self):
         if self.checkpoint_every < 1:
             raise LorajaxError(f"--checkpoint-every must be at least 1, found {self.checkpoint_every}")
+        if self.profile < 0:
+            raise LorajaxError(f"--profile is a number of steps, 0 or more, found {self.profile}")
 
 
 def finetune(options: Finetune, bench: Workbench | None = None) -> StudyFolder:
     """Trains what is not trained yet, measures held-out losses, and returns the study."""
-    bench = bench or Workbench.prepare(options.config)
+    with study_lock(options.out) if is_first() else contextlib.nullcontext():
+        meet("lock")
+        return _finetune(options, bench or Workbench.prepare(options.config))
+
+
+def _finetune(options: Finetune, bench: Workbench) -> StudyFolder:
     options = dataclasses.replace(options, config=bench.config)
-    study = StudyFolder.create(options.out, options.config, bench.facts())
+    if is_first():
+        StudyFolder.create(options.out, options.config, bench.facts())
+    meet("study")
+    study = StudyFolder.open(options.out)
     names = members(options, bench)
     missing = [name for name in names if not study.is_trained(name)]
     if done := len(names) - len(missing):
         say(f"{done} of {len(names)} adapters are trained already")
-    groups = pending_groups(study, missing, options.config.fleet_size)
+    for name, step in failures(study).items():
+        if name in missing:
+            missing.remove(name)
+            say(f"adapter {name!r} is left out: its loss was not finite at step {step}")
+    # Those that make as many steps belong together: one that is done takes part, frozen, until the last one is.
+    missing.sort(key=lambda name: -bench.steps(name))
+    groups = pending_groups(study, missing, bench.fleet_size(missing), data=bench.mesh.shape["data"])
     for i, group in enumerate(groups):
         say(f"training {len(group)} adapters together, group {i + 1} of {len(groups)}: {', '.join(group)}")
-        train_group(study, bench, group, checkpoint_every=options.checkpoint_every)
-    tidy(study)
+        train_group(study, bench, group, options)
+    meet("trained")
+    if is_first():
+        tidy(study)
     measure_losses(study, bench)
     return study
+
+
+def complain(study: StudyFolder) -> None:
+    """Raises LorajaxError when training of an adapter failed."""
+    if failed := failures(study):
+        told = ", ".join(f"{name!r} at step {step}" for name, step in failed.items())
+        raise LorajaxError(
+            f"{study.path}: the loss was no longer finite of adapter {told}; all others are trained. "
+            "In a new study, try a lower --learning-rate, or --per-adapter NAME.learning_rate=..."
+        )
 
 
 def members(options: Finetune, bench: Workbench) -> list[str]:
     """The adapters to train: E first, then one per task."""
     everyone = [MULTI_TASK, *bench.tasks]
+    bench.config.train.check_names(everyone)
     for name in options.only:
         if name not in everyone:
             raise LorajaxError(f"--only {name}: no such adapter in this study; there are: {', '.join(everyone)}")
     return [name for name in everyone if not options.only or name in options.only]
 
 
-def pending_groups(study: StudyFolder, missing: list[str], most: int) -> list[list[str]]:
+def pending_groups(study: StudyFolder, missing: list[str], most: int, *, data: int = 1) -> list[list[str]]:
     """Which adapters to train together: groups that were begun go on as they were, the rest is cut evenly."""
-    fleets = sorted((study.path / "training").glob("*/fleet.json"))
+    fleets = sorted((study.path / "training").glob(f"*/{FLEET}"))
     begun = [json.loads(f.read_text("utf-8")) for f in fleets if any((f.parent / "checkpoints").glob("[0-9]*"))]
     begun = [group for group in begun if set(group) & set(missing)]
     rest = [name for name in missing if not any(name in group for group in begun)]
-    # Even groups: 11 adapters in fleets of 10 are trained as 6 and 5, not as 10 and 1.
+    # Even groups: 11 adapters in fleets of 10 are trained as 6 and 5, not as 10 and 1; if they can, in multiples of
+    # the mesh's axis.
     count = -(-len(rest) // most)
-    return begun + [rest[len(rest) * i // count : len(rest) * (i + 1) // count] for i in range(count)]
+    each = -(-len(rest) // max(1, count))
+    each = round_up(each, data) if round_up(each, data) <= most else each
+    return begun + [rest[i : i + each] for i in range(0, len(rest), max(1, each))]
 
 
-def train_group(study: StudyFolder, bench: Workbench, names: list[str], *, checkpoint_every: int) -> None:
+def train_group(study: StudyFolder, bench: Workbench, names: list[str], options: Finetune) -> None:
     """Trains the adapters `names` as one fleet, and saves each as a PEFT folder."""
-    config, model = bench.config, bench.checkpoint.model
-    sets = {name: list(bench.train.values()) if name == MULTI_TASK else [bench.train[name]] for name in names}
-    fleet = Fleet(
-        names=tuple(names),
-        adapter=init_adapter(model.config, config.lora, names, seed=config.train.seed),
-        streams=tuple(Stream(name, sets[name], seed=config.train.seed) for name in names),
-        shape=bench.shape,
-        pad=bench.pad,
-    )
+    config = bench.config
     folder = study.path / "training" / f"{names[0]}-{zlib.crc32(json.dumps(names).encode()):08x}"
-    write_text(folder / "fleet.json", json.dumps(names))
+    if is_first():
+        write_text(folder / FLEET, json.dumps(names))
     with progress() as bar:
-        line = bar.add_task("training", total=config.train.steps, note="compiling")
+        line = bar.add_task("training", total=max(map(bench.steps, names)), note="compiling")
 
         def report(now: Progress) -> None:
             mean = sum(now.loss.values()) / len(now.loss)
@@ -114,18 +144,42 @@ def train_group(study: StudyFolder, bench: Workbench, names: list[str], *, check
             if not console.is_terminal and (now.step % max(1, now.steps // 20) == 0 or now.step == 1):
                 say(f"  step {now.step}/{now.steps}  {note}")
 
-        adapter = train(
-            model,
-            fleet,
+        def trackers(step: int) -> list[Tracker]:
+            if not is_first():
+                return []
+            name = f"{study.path.name} {names[0]} +{len(names) - 1}"
+            settings = {**study.record["config"], "adapters": names}
+            return open_trackers(options.track, folder, name=name, config=settings, resume_from=step, say=say)
+
+        trained = train(
+            bench.checkpoint.model,
+            bench.fleet(names),
             config.train,
             folder,
             dropout=config.lora.dropout,
-            checkpoint_every=checkpoint_every,
+            checkpoint_every=options.checkpoint_every,
             report=report,
+            trackers=trackers,
+            profile_steps=options.profile,
         )
-    for i, name in enumerate(names):
-        notes = {"name": name, "study": study.record["config"], "model": study.record["model"]["fingerprint"]}
-        save_adapter(take(adapter, [i]), config.lora, study.adapter(name), base=config.model, notes=notes)
+    if is_first():
+        for i, name in enumerate(names):
+            if name not in trained.failed:
+                notes = {"name": name, "study": study.record["config"], "model": study.record["model"]["fingerprint"]}
+                notes["steps"] = trained.steps[name]
+                save_adapter(
+                    take(trained.adapter, [i]), bench.lora(name), study.adapter(name), base=config.model, notes=notes
+                )
+        if trained.failed:
+            write_text(folder / FAILED, json.dumps(trained.failed))
+
+
+def failures(study: StudyFolder) -> dict[str, int]:
+    """Adapters whose training failed, with the step at which their loss or gradient was not finite."""
+    found: dict[str, int] = {}
+    for file in sorted((study.path / "training").glob(f"*/{FAILED}")):
+        found |= json.loads(file.read_text("utf-8"))
+    return found
 
 
 def tidy(study: StudyFolder) -> None:
@@ -138,72 +192,17 @@ def tidy(study: StudyFolder) -> None:
             for key in row.keys() - {"step"}:
                 joined.setdefault(key, {}).update(row[key])
     write_text(study.path / "metrics.jsonl", "".join(json.dumps(rows[step]) + "\n" for step in sorted(rows)))
-    for file in (study.path / "training").glob("*/fleet.json"):
-        if all(study.is_trained(name) for name in json.loads(file.read_text("utf-8"))):
+    failed = failures(study)
+    for file in (study.path / "training").glob(f"*/{FLEET}"):
+        if all(study.is_trained(name) or name in failed for name in json.loads(file.read_text("utf-8"))):
             shutil.rmtree(file.parent / "checkpoints", ignore_errors=True)
-
-
-def measure_losses(study: StudyFolder, bench: Workbench) -> None:
-    """Held-out answer loss of every task, before (base) and after training, under E and under its own control model."""
-    file = study.results / "losses.csv"
-    trained = {n: study.adapter_fingerprint(n) for n in (MULTI_TASK, *bench.tasks) if study.is_trained(n)}
-    # A row counts while its adapter is the one that is there.
-    known = {(row["task"], row["model"]): row for row in _read_csv(file)}
-    adapter_of = {key: trained.get(MULTI_TASK if key[1] == "E" else key[0]) for key in known}
-    known = {key: row for key, row in known.items() if row.get("adapter") == adapter_of[key]}
-    wanted = [
-        (task, kind) for task in bench.tasks for kind in ("E", "C") if (MULTI_TASK if kind == "E" else task) in trained
-    ]
-    if missing := [key for key in wanted if key not in known]:
-        say(f"measuring held-out losses of {len({task for task, _ in missing})} tasks")
-        model = bench.checkpoint.model
-        evaluate = Evaluator(model, batch_size=EVALUATION_BATCH, pad=bench.pad)
-        adapters = {name: load_adapter(study.adapter(name), model.config)[0] for name in trained}
-        with progress() as bar:
-            line = bar.add_task("held-out loss", total=len(bench.tasks), note="")
-            for task in bench.tasks:
-                kinds = [kind for kind in ("E", "C") if (task, kind) in missing]
-                if kinds:
-                    chosen: list[Adapter] = [adapters[MULTI_TASK if kind == "E" else task] for kind in kinds]
-                    losses, tokens = evaluate(stack([zeros_like(chosen[0]), *chosen]), bench.test[task])
-                    for kind, after in zip(kinds, losses[1:], strict=True):
-                        known[task, kind] = {
-                            "task": task,
-                            "cluster": bench.tasks[task].cluster,
-                            "model": kind,
-                            "tokens": str(tokens),
-                            "before": f"{losses[0]:.6f}",
-                            "after": f"{after:.6f}",
-                            "adapter": trained[MULTI_TASK if kind == "E" else task],
-                        }
-                bar.advance(line)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(known[key] for key in wanted)
-        write_text(file, text.getvalue())
-    show_table(
-        "Held-out loss, nats per answer token",
-        ["task", "base", "E", "C"],
-        [
-            [
-                task,
-                f"{float(next(known[key]['before'] for key in wanted if key[0] == task)):.3f}",
-                *(f"{float(known[task, kind]['after']):.3f}" if (task, kind) in wanted else "-" for kind in ("E", "C")),
-            ]
-            for task in bench.tasks
-            if any(key[0] == task for key in wanted)
-        ],
-    )
-
-
-def _read_csv(file: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(file.read_text("utf-8").splitlines())) if file.exists() else []
 
 
 def main() -> None:
     """Entry point of `python -m run.finetune`."""
-    finetune(tyro.cli(Finetune, description=__doc__, prog="python -m run.finetune"))
+    options = tyro.cli(Finetune, description=__doc__, prog="python -m run.finetune")
+    start(options.processes)
+    complain(finetune(options))
 
 
 if __name__ == "__main__":

@@ -7,10 +7,13 @@ from typing import Any, Literal
 
 import tyro
 
+from lorajax.data.mixture import MixtureConfig
 from lorajax.data.prompts import PromptConfig
 from lorajax.errors import LorajaxError
 from lorajax.lora.adapter import LoraConfig
-from lorajax.training.step import TrainConfig
+from lorajax.mesh import parse_mesh
+from lorajax.models.quantize import Quantize
+from lorajax.training.config import TrainConfig
 
 #: Name of the multi-task model's adapter. A control model has the name of its task.
 MULTI_TASK = "E"
@@ -46,16 +49,23 @@ class StudyConfig:
     """`smollm2`, a folder of a Llama-family checkpoint, a .gguf file, or a hub id owner/name."""
     dtype: Dtype = "float32"
     """Of the frozen weights and of the arithmetic: float32 or bfloat16. Adapters are always float32."""
+    quantize: Quantize = "none"
+    """Keep the frozen kernels in 8 bits (`int8`) or 4 (`nf4`); needs the extra `quant`."""
     data: tyro.conf.OmitArgPrefixes[DataConfig] = DataConfig()
     prompt: tyro.conf.OmitArgPrefixes[PromptConfig] = PromptConfig()
+    mixture: tyro.conf.OmitArgPrefixes[MixtureConfig] = MixtureConfig()
     lora: tyro.conf.OmitArgPrefixes[LoraConfig] = LoraConfig()
     train: tyro.conf.OmitArgPrefixes[TrainConfig] = TrainConfig()
     fleet_size: int = 10
-    """Adapters trained together. More need more memory, and gain nothing once the device is busy."""
+    """Adapters trained together at most; fewer where memory does not hold them. More gain nothing on a busy device."""
+    mesh: str = "auto"
+    """Devices along each axis, such as data=4,fsdp=2 (axes data, fsdp, tensor); `auto` uses all accelerators."""
 
     def __post_init__(self):
         if self.fleet_size < 1:
             raise LorajaxError(f"--fleet-size must be at least 1, found {self.fleet_size}")
+        if self.mesh != "auto":
+            parse_mesh(self.mesh)
 
     def flat(self) -> dict[str, Any]:
         """The flags with their values, JSON types only."""
@@ -81,10 +91,12 @@ class StudyConfig:
         groups: dict[str, Any] = {
             "data": group(DataConfig),
             "prompt": group(PromptConfig),
+            "mixture": group(MixtureConfig),
             "lora": group(LoraConfig),
             "train": group(TrainConfig),
         }
-        own: dict[str, Any] = {name: rest.pop(name) for name in ("model", "dtype", "fleet_size") if name in rest}
+        single = [f.name for f in dataclasses.fields(cls) if f.name not in groups]
+        own: dict[str, Any] = {name: rest.pop(name) for name in single if name in rest}
         if rest:
             raise LorajaxError(f"unknown settings: {', '.join(sorted(rest))}")
         return cls(**own, **groups)

@@ -12,17 +12,20 @@ import tyro
 
 from run import report
 from run.cka_all_layers import CkaAllLayers, cka_all_layers
-from run.finetune import Finetune, finetune
+from run.finetune import Finetune, complain, finetune
+from run.lock import study_lock
 from run.terminal import command, say
 from run.workbench import Workbench
 
 
 def study(options: Finetune) -> None:
     """Runs the three commands over one loaded model."""
-    bench = Workbench.prepare(options.config)
-    folder = finetune(options, bench)
-    cka_all_layers(CkaAllLayers(folder.path), bench)
-    say(f"report: {report.build(folder.path).absolute()}")
+    with study_lock(options.out):
+        bench = Workbench.prepare(options.config)
+        folder = finetune(options, bench)
+        cka_all_layers(CkaAllLayers(folder.path), bench)
+        say(f"report: {report.build(folder.path).absolute()}")
+    complain(folder)
 
 
 def main() -> None:

@@ -21,13 +21,16 @@ from lorajax.files import fingerprint, write_text
 from lorajax.lora.peft import CONFIG, WEIGHTS
 from run.options import StudyConfig
 
-FORMAT = 1
+FORMAT = 2
 
 #: What may differ when a study is gone on with: what changes no result, and names of what a fingerprint tells.
 NO_PART = {
     "version",
     "config.fleet_size",
     "config.remat",
+    "config.packing",
+    "config.accumulate",
+    "config.mesh",
     "config.model",
     "config.data",
     "model.name",

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from lorajax.distributed import is_first
 from lorajax.errors import LorajaxError
 
 # A pipe or a file has no width: tables are not squeezed there.
@@ -17,12 +18,15 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
 def say(text: str) -> None:
-    """One line of plain text."""
-    console.print(text, markup=False, soft_wrap=True)
+    """One line of plain text; of many processes the first one speaks."""
+    if is_first():
+        console.print(text, markup=False, soft_wrap=True)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table whose first column is text and whose others are numbers."""
+    if not is_first():
+        return
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
@@ -38,7 +42,7 @@ def progress() -> Progress:
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[note]}"),
     )
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    return Progress(*columns, console=console, disable=not console.is_terminal or not is_first())
 
 
 def duration(seconds: float) -> str:
@@ -52,15 +56,20 @@ def duration(seconds: float) -> str:
 
 
 def command(main: Callable[[], object]) -> None:
-    """Runs a command: bad input ends it with one message and exit code 2, an interrupt with 130."""
+    """Runs a command: bad input ends it with one message and exit code 2, a signal with 128 and its number."""
     keep_compiled_programs()
     # transformers says at import that it found no torch; nothing here needs one.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from lorajax.training.stopping import Stopped
+
     try:
         main()
     except LorajaxError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
         sys.exit(2)
+    except Stopped as stopped:
+        say(str(stopped))
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from the last checkpoint")
         sys.exit(130)

@@ -5,19 +5,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
 
 from lorajax.data import builtin, jsonl
-from lorajax.data.batching import Shape
+from lorajax.data.batching import Stream
+from lorajax.data.mixture import quotas
 from lorajax.data.prompts import Tokenized, tokenize
 from lorajax.data.task import Task, overlap, select
 from lorajax.errors import LorajaxError
+from lorajax.lora.adapter import LoraConfig, init_adapter, stack
+from lorajax.mesh import choose_mesh, on_mesh
 from lorajax.models.checkpoint import Checkpoint, load
+from lorajax.models.config import ModelConfig
+from lorajax.training.fleet import Fleet
 from run.options import MULTI_TASK, DataConfig, StudyConfig
 from run.terminal import say
 
@@ -51,6 +58,24 @@ def load_tasks(config: DataConfig) -> dict[str, Task]:
     }
 
 
+def _set_aside(name: str, examples: Tokenized, count: int) -> tuple[Tokenized, Tokenized]:
+    """All but the last `count` examples, and these."""
+    if len(examples.prompts) <= count:
+        raise LorajaxError(
+            f"task {name!r}: {len(examples.prompts)} training examples; --validation-examples {count} leaves none"
+        )
+    kept = dataclasses.replace(examples, prompts=examples.prompts[:-count], answers=examples.answers[:-count])
+    return kept, Tokenized(examples.prompts[-count:], examples.answers[-count:])
+
+
+def base_bytes(model: ModelConfig, config: StudyConfig) -> int:
+    """About how much memory the frozen weights take: 4.5 or 8.5 bits each when quantised, embeddings never."""
+    width = {"float32": 4, "bfloat16": 2}[config.dtype]
+    embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_embeddings else 2)
+    kernels = {"none": width, "int8": 8.5 / 8, "nf4": 4.5 / 8}[config.quantize]
+    return round(embeddings * width + (model.parameter_count() - embeddings) * kernels)
+
+
 def _absolute(name: str) -> str:
     """A path that exists as an absolute one, so that the study can be gone on with from anywhere; else `name`."""
     return str(Path(name).expanduser().absolute()) if Path(name).expanduser().exists() else name
@@ -64,6 +89,7 @@ class Workbench:
     checkpoint: Checkpoint
     tasks: dict[str, Task]
     train: dict[str, Tokenized]
+    validation: dict[str, Tokenized]
     test: dict[str, Tokenized]
 
     @classmethod
@@ -75,7 +101,13 @@ class Workbench:
         if config.dtype == "float32":
             # Accelerators round the operands of float32 products unless told not to.
             jax.config.update("jax_default_matmul_precision", "highest")
-        checkpoint = load(config.model, dtype=jnp.dtype(config.dtype), say=say)
+        checkpoint = load(
+            config.model,
+            dtype=jnp.dtype(config.dtype),
+            mesh=lambda model: choose_mesh(config.mesh, base_bytes=base_bytes(model, config)),
+            quantize=config.quantize,
+            say=say,
+        )
         if config.prompt.max_length > checkpoint.model.config.max_positions:
             raise LorajaxError(
                 f"--max-length {config.prompt.max_length} is more than the {checkpoint.model.config.max_positions} "
@@ -86,8 +118,13 @@ class Workbench:
                 say(f"task {name}: {repeated} of {len(task.test)} test examples are among those trained on")
         train = {name: tokenize(t.train, checkpoint.tokenizer, config.prompt) for name, t in tasks.items()}
         test = {name: tokenize(t.test, checkpoint.tokenizer, config.prompt) for name, t in tasks.items()}
-        bench = cls(config, checkpoint, tasks, train, test)
-        largest = max(int(ids.max()) for s in (*train.values(), *test.values()) for ids in (*s.prompts, *s.answers))
+        validation = {}
+        if config.train.evaluate_every:
+            for name, examples in train.items():
+                train[name], validation[name] = _set_aside(name, examples, config.train.validation_examples)
+        bench = cls(config, checkpoint, tasks, train, validation, test)
+        everything = (*train.values(), *validation.values(), *test.values())
+        largest = max(int(ids.max()) for s in everything for ids in (*s.prompts, *s.answers))
         if largest >= (vocabulary := checkpoint.model.config.vocab_size):
             raise LorajaxError(
                 f"model {config.model!r}: its tokenizer gives token {largest}, its embedding has {vocabulary} rows"
@@ -99,10 +136,59 @@ class Workbench:
                 say(f"task {name}: {prompts} prompts lost their middle, {answers} answers their end (--max-length)")
         return bench
 
-    @cached_property
-    def shape(self) -> Shape:
-        """The shape that holds every example of every task."""
-        return Shape.of([*self.train.values(), *self.test.values()])
+    @property
+    def mesh(self) -> Mesh:
+        """The devices that the model is on."""
+        return on_mesh(nnx.state(self.checkpoint.model))[1]
+
+    def lora(self, name: str) -> LoraConfig:
+        """Rank, alpha and targets of the adapter `name`."""
+        own = {key: value for key, value in self.config.train.own(name).items() if key in ("rank", "alpha")}
+        return dataclasses.replace(self.config.lora, **own)
+
+    def quotas(self, name: str) -> dict[str, int]:
+        """Examples of each task in one epoch of the adapter `name`."""
+        counts = {task: len(examples) for task, examples in self.train.items()}
+        if name != MULTI_TASK:
+            return {name: counts[name]}
+        clusters = {task: self.tasks[task].cluster for task in counts}
+        return quotas(counts, clusters, self.config.mixture)
+
+    def steps(self, name: str) -> int:
+        """Optimizer steps of the adapter `name`."""
+        return self.config.train.steps_for(name, sum(self.quotas(name).values()))
+
+    def fleet_size(self, names: Sequence[str]) -> int:
+        """How many of the adapters `names` are trained together."""
+        return self.config.fleet_size
+
+    def fleet(self, names: Sequence[str]) -> Fleet:
+        """The adapters `names`, ready to be trained together."""
+        train = self.config.train
+        streams = []
+        for name in names:
+            own = self.quotas(name)
+            sets = [self.train[task] for task in own]
+            streams.append(Stream(name, sets, seed=train.seed, quotas=list(own.values())))
+        model = self.checkpoint.model.config
+        parts = [init_adapter(model, self.lora(name), [name], seed=train.seed) for name in names]
+        return Fleet(
+            names=tuple(names),
+            adapter=stack(parts),
+            streams=tuple(streams),
+            steps=tuple(self.steps(name) for name in names),
+            learning_rates=tuple(train.own(name).get("learning_rate", train.learning_rate) for name in names),
+            pad=self.pad,
+            validation=tuple(self._validation(name) for name in names) if train.evaluate_every else (),
+        )
+
+    def _validation(self, name: str) -> Tokenized:
+        """Validation examples of an adapter; of E, as many in all, or one of each task."""
+        if name != MULTI_TASK:
+            return self.validation[name]
+        each = -(-self.config.train.validation_examples // len(self.validation))
+        prompts = tuple(p for s in self.validation.values() for p in s.prompts[:each])
+        return Tokenized(prompts, tuple(a for s in self.validation.values() for a in s.answers[:each]))
 
     @property
     def pad(self) -> int:

@@ -1,10 +1,11 @@
-"""What all tests share. Four virtual CPU devices, so that sharded paths run everywhere; no network."""
+"""What all tests share. Eight virtual CPU devices, so that sharded paths run everywhere; no network."""
 
 import os
+import tempfile
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=4"
+    + " --xla_force_host_platform_device_count=8"
     # Programs of the tests are tiny and many: optimising them would take longer than running them.
     + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
@@ -19,6 +20,9 @@ from lorajax.models.config import ModelConfig, RopeConfig
 from lorajax.models.llama import Llama
 
 jax.config.update("jax_default_matmul_precision", "highest")
+# Many tests compile the same small programs: the second one finds them.
+jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="lorajax-tests-"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture(scope="session")

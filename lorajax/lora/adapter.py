@@ -47,9 +47,37 @@ class Lora:
         """The update's part of the output, for one layer: x `[N, B, T, in]` to `[N, B, T, out]`, in x's dtype."""
         if self.dropout is not None:
             x = self.dropout(x)
-        down = jnp.einsum("nbti,nir->nbtr", x, self.a.astype(x.dtype))
-        down = down * self.scale.astype(x.dtype)[:, None, None, None]
-        return jnp.einsum("nbtr,nro->nbto", down, self.b.astype(x.dtype))
+        N, B, T, _ = x.shape
+        y = _low_rank(
+            x.reshape(N, B * T, -1), self.a.astype(x.dtype), self.b.astype(x.dtype), self.scale.astype(x.dtype)
+        )
+        return y.reshape(N, B, T, -1)
+
+
+@jax.custom_vjp
+def _low_rank(x: Array, a: Array, b: Array, scale: Array) -> Array:
+    """`scale * x @ a @ b` for rows x `[N, T, in]`, a `[N, in, r]`, b `[N, r, out]`, scale `[N]`."""
+    return _low_rank_forward(x, a, b, scale)[0]
+
+
+def _low_rank_forward(x: Array, a: Array, b: Array, scale: Array):
+    down = jnp.einsum("nti,nir->ntr", x, a)
+    return jnp.einsum("ntr,nro->nto", down * scale[:, None, None], b), (x, a, b, scale, down)
+
+
+def _low_rank_backward(saved, dy: Array):
+    # Written out so that x and dy, the large operands, stay in the layout they have: what is transposed is [T, r].
+    # Left to the transposition rule, dy is copied to [out, T] for every product with `down`.
+    x, a, b, scale, down = saved
+    up = jnp.einsum("nto,nro->ntr", dy, b)
+    scaled = up * scale[:, None, None]
+    dx = jnp.einsum("ntr,nir->nti", scaled, a)
+    da = jnp.swapaxes(jnp.einsum("ntr,nti->nri", scaled, x), 1, 2)
+    db = jnp.einsum("ntr,nto->nro", down * scale[:, None, None], dy)
+    return dx, da, db, jnp.sum(up * down, axis=(1, 2))
+
+
+_low_rank.defvjp(_low_rank_forward, _low_rank_backward)
 
 
 @jax.tree_util.register_dataclass

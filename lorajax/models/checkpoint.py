@@ -23,6 +23,7 @@ from lorajax.files import fingerprint, refuse_pickle, replacing
 from lorajax.models.config import ModelConfig
 from lorajax.models.gguf import GGUFFile
 from lorajax.models.llama import Llama
+from lorajax.models.quantize import Quantize, check_kind
 from lorajax.models.safetensors_folder import SafetensorsFolder
 from lorajax.models.tokenizer import gguf_tokenizer, load_tokenizer
 from lorajax.models.weights import load_weights
@@ -77,17 +78,31 @@ class Checkpoint:
     fingerprint: str
 
 
-def load(name: str, *, dtype=jnp.float32, mesh: Mesh | None = None, say: Callable[[str], None] = print) -> Checkpoint:
+def load(
+    name: str,
+    *,
+    dtype=jnp.float32,
+    mesh: Mesh | Callable[[ModelConfig], Mesh] | None = None,
+    quantize: Quantize = "none",
+    say: Callable[[str], None] = print,
+) -> Checkpoint:
     """Loads the checkpoint `name`: see `locate`. `say` is told what is fetched.
 
+    `quantize` keeps the kernels of the blocks in 8 or 4 bits: see `lorajax.models.quantize`. The fingerprint is that
+    of the files, whatever `dtype` and `quantize` are.
+
+    `mesh` is what the weights are laid out on, or a function that chooses it for the model's config.
+
     Raises:
-      LorajaxError: whatever is wrong with the files, named.
+      LorajaxError: whatever is wrong with the files, named; an unknown `quantize`, or one whose extra is missing.
     """
+    check_kind(quantize)
     path = locate(name, say=say)
     if path.is_dir():
         folder = SafetensorsFolder(path)
         config = ModelConfig.read(path / "config.json")
-        model = load_weights(folder, config, dtype=dtype, mesh=mesh)
+        chosen = mesh if mesh is None or isinstance(mesh, Mesh) else mesh(config)
+        model = load_weights(folder, config, dtype=dtype, mesh=chosen, quantize=quantize)
         return Checkpoint(
             model,
             load_tokenizer(path),
@@ -95,7 +110,8 @@ def load(name: str, *, dtype=jnp.float32, mesh: Mesh | None = None, say: Callabl
             fingerprint([path / "config.json", *folder.files, *path.glob("tokenizer*")]),
         )
     file = GGUFFile(path)
-    model = load_weights(file, file.config, dtype=dtype, mesh=mesh)
+    chosen = mesh if mesh is None or isinstance(mesh, Mesh) else mesh(file.config)
+    model = load_weights(file, file.config, dtype=dtype, mesh=chosen, quantize=quantize)
     return Checkpoint(model, gguf_tokenizer(file), path, fingerprint([path]))
 
 

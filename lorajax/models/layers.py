@@ -8,10 +8,11 @@ from flax import nnx
 from jax import Array
 
 from lorajax.lora.adapter import Lora
+from lorajax.models.quantize import QuantizedKernel
 
 
 class Linear(nnx.Module):
-    """`y = x @ kernel (+ bias) (+ update of the adapter)`; kernel `[in, out]`."""
+    """`y = x @ kernel (+ bias) (+ update of the adapter)`; kernel `[in, out]`, stored in fewer bits if quantised."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = False, dtype=jnp.float32, rngs: nnx.Rngs):
         init = jax.nn.initializers.lecun_normal()
@@ -20,7 +21,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Array, lora: Lora | None = None) -> Array:
         """x `[N, B, T, in]` to `[N, B, T, out]`: one product over the N*B*T rows, whatever N is."""
-        y = x @ self.kernel[...]
+        y = self.kernel(x) if isinstance(self.kernel, QuantizedKernel) else x @ self.kernel[...]
         if self.bias is not None:
             y = y + self.bias[...]
         return y if lora is None else y + lora.delta(x)

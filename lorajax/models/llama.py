@@ -9,24 +9,65 @@ differentiated:
     hidden = nnx.merge(graphdef, base)(tokens, adapter).hidden
 
 Sequences are padded on the right. A causal model's real tokens never see what follows them, so padding needs no mask.
+A row may also hold several examples (`segments`): attention never crosses them, and positions restart with each.
+
+To generate text, `read` takes whole prompts and `read_next` one token more of each, with a cache of keys and values.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import NamedSharding
 
 from lorajax.lora.adapter import Adapter, Lora
+from lorajax.models.attention import Cache, KeysValues, attend, attend_cached
 from lorajax.models.config import ModelConfig
 from lorajax.models.layers import Linear, RMSNorm
 from lorajax.models.rope import rotate, rotation
 
 Collect = Callable[[Array], Any]
+
+#: What a block keeps for the backward pass: all it computed; the results of its large products; its input alone.
+Remat = Literal["none", "products", "block"]
+REMAT = get_args(Remat)
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a call is computed, not what: no choice here changes a result by more than rounding."""
+
+    remat: Remat = "none"
+    residual: NamedSharding | None = None  # layout of the residual stream `[N, B, T, D]` on a mesh
+
+    def place(self, h: Array) -> Array:
+        """The residual stream where it belongs."""
+        return h if self.residual is None else jax.lax.with_sharding_constraint(h, self.residual)
+
+    @property
+    def devices(self) -> int:
+        """How many devices the rows of a batch are spread over."""
+        if self.residual is None:
+            return 1
+        names = jax.tree.leaves(tuple(self.residual.spec))
+        return math.prod(self.residual.mesh.shape[name] for name in names)
+
+    def wrap(self, body: Callable) -> Callable:
+        """A block that keeps what `remat` says."""
+        if self.remat == "none":
+            return body
+        if self.remat == "block":
+            return jax.checkpoint(body)
+        kept = jax.checkpoint_policies.save_only_these_names("product")
+        return jax.checkpoint(body, policy=kept)
 
 
 class Output(NamedTuple):
@@ -38,6 +79,18 @@ class Output(NamedTuple):
 
     hidden: Array
     states: Any
+
+
+class Rows(NamedTuple):
+    """What all blocks know of the S = N*B rows: rotations `[S or none, T, 1, d / 2]`, segments `[S, T]` or None.
+
+    `seen [S, C]`: which slots of the cache the row's one token sees; None where there is no cache.
+    """
+
+    cos: Array
+    sin: Array
+    segments: Array | None
+    seen: Array | None = None
 
 
 class Attention(nnx.Module):
@@ -52,18 +105,23 @@ class Attention(nnx.Module):
         self.v_proj = Linear(size, kv, bias=bias, dtype=dtype, rngs=rngs)
         self.o_proj = Linear(q, size, bias=bias, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Array, cos: Array, sin: Array, lora: Mapping[str, Lora]) -> Array:
+    def __call__(
+        self, x: Array, rows: Rows, lora: Mapping[str, Lora], past: KeysValues | None = None
+    ) -> tuple[Array, KeysValues]:
         config, (N, B, T, _) = self.config, x.shape
 
         def heads(y: Array) -> Array:
-            return y.reshape(N * B, T, -1, config.head_dim)
+            return checkpoint_name(y, "product").reshape(N * B, T, -1, config.head_dim)
 
-        q = rotate(heads(self.q_proj(x, lora.get("self_attn.q_proj"))), cos, sin)
-        k = rotate(heads(self.k_proj(x, lora.get("self_attn.k_proj"))), cos, sin)
+        q = rotate(heads(self.q_proj(x, lora.get("self_attn.q_proj"))), rows.cos, rows.sin)
+        k = rotate(heads(self.k_proj(x, lora.get("self_attn.k_proj"))), rows.cos, rows.sin)
         v = heads(self.v_proj(x, lora.get("self_attn.v_proj")))
-        window = None if config.sliding_window is None else (config.sliding_window - 1, 0)
-        y = jax.nn.dot_product_attention(q, k, v, is_causal=True, local_window_size=window)
-        return self.o_proj(y.reshape(N, B, T, -1), lora.get("self_attn.o_proj"))
+        if past is None or rows.seen is None:
+            y = attend(q, k, v, segments=rows.segments, window=config.sliding_window)
+        else:
+            y = attend_cached(q, k, v, past, rows.seen)
+        y = self.o_proj(checkpoint_name(y, "product").reshape(N, B, T, -1), lora.get("self_attn.o_proj"))
+        return y, KeysValues(k.swapaxes(1, 2), v.swapaxes(1, 2))
 
 
 class MLP(nnx.Module):
@@ -76,8 +134,9 @@ class MLP(nnx.Module):
         self.down_proj = Linear(inner, size, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array, lora: Mapping[str, Lora]) -> Array:
-        gate = jax.nn.silu(self.gate_proj(x, lora.get("mlp.gate_proj")))
-        return self.down_proj(gate * self.up_proj(x, lora.get("mlp.up_proj")), lora.get("mlp.down_proj"))
+        gate = checkpoint_name(self.gate_proj(x, lora.get("mlp.gate_proj")), "product")
+        up = checkpoint_name(self.up_proj(x, lora.get("mlp.up_proj")), "product")
+        return self.down_proj(jax.nn.silu(gate) * up, lora.get("mlp.down_proj"))
 
 
 class Block(nnx.Module):
@@ -89,9 +148,12 @@ class Block(nnx.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.norm_eps, dtype=dtype)
         self.mlp = MLP(config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, h: Array, cos: Array, sin: Array, lora: Mapping[str, Lora]) -> Array:
-        h = h + self.self_attn(self.input_layernorm(h), cos, sin, lora)
-        return h + self.mlp(self.post_attention_layernorm(h), lora)
+    def __call__(
+        self, h: Array, rows: Rows, lora: Mapping[str, Lora], past: KeysValues | None = None
+    ) -> tuple[Array, KeysValues]:
+        y, made = self.self_attn(self.input_layernorm(h), rows, lora, past)
+        h = h + y
+        return h + self.mlp(self.post_attention_layernorm(h), lora), made
 
 
 class Llama(nnx.Module):
@@ -118,29 +180,25 @@ class Llama(nnx.Module):
         tokens: Array,
         adapter: Adapter | None = None,
         *,
+        segments: Array | None = None,
         collect: Collect | None = None,
-        remat: bool = False,
+        execution: Execution = Execution(),
     ) -> Output:
         """Runs the decoder.
 
         Args:
           tokens: `[N, B, T]` integers, padded on the right.
           adapter: updates of N adapters (leaves `[layers, N, ...]`), or None for the base alone.
+          segments: `[N, B, T]`, which example of its row a token belongs to, 0 for padding; None: one a row.
           collect: what to keep of every hidden state `[N, B, T, D]`, e.g. `lambda h: h` for all of it.
-          remat: recompute every block in the backward pass, to hold one residual stream per layer and no more.
+          execution: what is kept for the backward pass, and where the residual stream lives.
         """
-        config = self.config
-        cos, sin = rotation(config.rope, config.head_dim, jnp.arange(tokens.shape[-1]))
-        graphdef, weights = nnx.split(self.blocks)
+        embedded = execution.place(self.embedding[...][tokens])
 
-        def body(h: Array, layer) -> tuple[Array, Any]:
-            weights, lora = layer
-            h = nnx.merge(graphdef, weights)(h, cos, sin, lora)
-            return h, None if collect is None else collect(h)
+        def keep(h: Array, _: KeysValues) -> Any:
+            return None if collect is None else collect(h)
 
-        embedded = self.embedding[...][tokens]
-        h, states = jax.lax.scan(jax.checkpoint(body) if remat else body, embedded, (weights, adapter or {}))
-        hidden = self.norm(h)
+        hidden, states = self._run(embedded, adapter, self._rows(tokens, segments), keep, execution)
         if collect is not None:
             states = jax.tree.map(
                 lambda first, blocks, last: jnp.concatenate([first[None], blocks, last[None]]),
@@ -150,8 +208,75 @@ class Llama(nnx.Module):
             )
         return Output(hidden, states)
 
+    def read(
+        self,
+        tokens: Array,
+        lengths: Array,
+        adapter: Adapter | None = None,
+        *,
+        room: int,
+        execution: Execution = Execution(),
+    ) -> tuple[Array, Cache]:
+        """Reads prompts: tokens `[N, B, T]`, padded on the right, of `lengths [N, B]`.
+
+        Returns:
+          The hidden states after the final norm, `[N, B, T, D]`, and the cache with `room` free slots.
+        """
+        embedded = execution.place(self.embedding[...][tokens])
+        hidden, made = self._run(embedded, adapter, self._rows(tokens, None), _keys_and_values, execution)
+        return hidden, Cache.of(made, lengths.reshape(-1), room=room)
+
+    def read_next(
+        self, tokens: Array, cache: Cache, adapter: Adapter | None = None, *, execution: Execution = Execution()
+    ) -> tuple[Array, Cache]:
+        """Reads one token more of every sequence, `[N, B]`: its hidden state `[N, B, D]`, and the cache with it."""
+        embedded = execution.place(self.embedding[...][tokens[..., None]])
+        cos, sin = rotation(self.config.rope, self.config.head_dim, cache.lengths[:, None])
+        rows = Rows(cos, sin, None, cache.seen(self.config.sliding_window))
+        hidden, made = self._run(embedded, adapter, rows, _keys_and_values, execution, cache.past)
+        return hidden[:, :, 0], cache.add(made)
+
+    def _run(
+        self,
+        embedded: Array,
+        adapter: Adapter | None,
+        rows: Rows,
+        keep: Callable[[Array, KeysValues], Any],
+        execution: Execution,
+        past: KeysValues | None = None,
+    ) -> tuple[Array, Any]:
+        """All blocks and the final norm; also what `keep` takes of each block's residual stream, keys and values."""
+        graphdef, weights = nnx.split(self.blocks)
+
+        def body(h: Array, layer) -> tuple[Array, Any]:
+            weights, lora, past = layer
+            h, made = nnx.merge(graphdef, weights)(h, rows, lora, past)
+            h = execution.place(h)
+            return h, keep(h, made)
+
+        h, kept = jax.lax.scan(execution.wrap(body), embedded, (weights, adapter or {}, past))
+        return self.norm(h), kept
+
+    def _rows(self, tokens: Array, segments: Array | None) -> Rows:
+        places = jnp.arange(tokens.shape[-1])
+        if segments is not None:
+            segments = segments.reshape(-1, tokens.shape[-1])
+            starts = jnp.diff(segments, axis=1, prepend=-1) != 0
+            places = places - jax.lax.cummax(jnp.where(starts, places, 0), axis=1)
+        return Rows(*rotation(self.config.rope, self.config.head_dim, places), segments)
+
+    def output_rows(self, tokens: Array) -> Array:
+        """The rows of the head that score these tokens, `[...]` to `[..., D]`."""
+        if self.lm_head is None:
+            return self.embedding[...][tokens]
+        return jnp.moveaxis(self.lm_head.kernel[...][:, tokens], 0, -1)
+
     def logits(self, hidden: Array) -> Array:
         """Scores of every vocabulary item, `[..., D]` to `[..., V]` float32."""
         if self.lm_head is None:
             return jnp.einsum("...d,vd->...v", hidden, self.embedding[...], preferred_element_type=jnp.float32)
         return jnp.matmul(hidden, self.lm_head.kernel[...], preferred_element_type=jnp.float32)
+
+
+def _keys_and_values(h: Array, made: KeysValues) -> KeysValues:
+    return made

@@ -22,24 +22,40 @@ from lorajax.lora.adapter import Adapter, size, updates
 from lorajax.mesh import make_mesh, sharding
 from lorajax.models.config import ModelConfig
 from lorajax.models.llama import Llama
+from lorajax.models.quantize import Quantize, check_kind, cut, encode, is_block_kernel, refuse_quantized, tile_size
+from lorajax.models.quantize import quantize as quantized
 from lorajax.models.safetensors_folder import TensorSource
+from lorajax.models.tensors import Path as TensorPath
 from lorajax.models.tensors import Tensor, is_redundant, tensors
 
 
-def load_weights(source: TensorSource, config: ModelConfig, *, dtype=jnp.float32, mesh: Mesh | None = None) -> Llama:
+def load_weights(
+    source: TensorSource,
+    config: ModelConfig,
+    *,
+    dtype=jnp.float32,
+    mesh: Mesh | None = None,
+    quantize: Quantize = "none",
+) -> Llama:
     """The model `config` with the weights of `source`, in `dtype`, laid out on `mesh` (one device when None).
 
+    With `quantize`, every kernel of the blocks is turned into codes as it is read, a layer at a time.
+
     Raises:
-      LorajaxError: a tensor is missing, has another shape than the config says, or belongs to no parameter.
+      LorajaxError: a tensor is missing, has another shape than the config says, or belongs to no parameter; the model
+        cannot be quantised so (see `lorajax.models.quantize`).
     """
+    check_kind(quantize)
     table = tensors(config)
     check_tensors(source, config, table)
     mesh = mesh or make_mesh()
-    model = nnx.eval_shape(lambda: Llama(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: quantized(Llama(config, dtype=dtype, rngs=nnx.Rngs(0)), quantize))
     graphdef, state = nnx.split(model)
     flat = dict(nnx.to_flat_state(state))
     for tensor in table:
-        flat[tensor.path] = flat[tensor.path].replace(_load(source, tensor, config.num_layers, dtype, mesh))
+        kind = quantize if is_block_kernel(tensor) else "none"
+        for path, array in _load(source, tensor, config.num_layers, dtype, mesh, kind).items():
+            flat[path] = flat[path].replace(array)
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
@@ -60,7 +76,9 @@ def check_tensors(source: TensorSource, config: ModelConfig, table: list[Tensor]
         )
 
 
-def _load(source: TensorSource, tensor: Tensor, num_layers: int, dtype, mesh: Mesh) -> jax.Array:
+def _load(
+    source: TensorSource, tensor: Tensor, num_layers: int, dtype, mesh: Mesh, kind: Quantize
+) -> dict[TensorPath, jax.Array]:
     axes = tensor.axes[::-1] if tensor.transposed else tensor.axes
     stored = sharding(mesh, axes, tensor.stored_shape)
 
@@ -71,12 +89,17 @@ def _load(source: TensorSource, tensor: Tensor, num_layers: int, dtype, mesh: Me
 
     final = sharding(mesh, tensor.axes, tensor.shape)
     if not tensor.stacked:
-        return _orient(final, tensor.transposed)(read(tensor.name))
-    stacked = NamedSharding(mesh, PartitionSpec(None, *final.spec))
-    stack = jax.jit(lambda: jnp.zeros((num_layers, *tensor.shape), dtype), out_shardings=stacked)()
+        return {tensor.path: _orient(final, tensor.transposed)(read(tensor.name))}
+    if kind != "none":  # split over the mesh by tiles, so that none is cut
+        in_features, out_features = tensor.shape
+        final = sharding(mesh, tensor.axes, (in_features // tile_size(in_features), out_features))
+    empty, insert = _stack(final, tensor.transposed, kind)
+    stack = empty(num_layers, jax.ShapeDtypeStruct(tensor.stored_shape, dtype))
     for layer, name in enumerate(tensor.names(num_layers)):
-        stack = _insert(stacked, tensor.transposed)(stack, read(name), layer)
-    return stack
+        stack = insert(stack, read(name), layer)
+    if kind == "none":
+        return {tensor.path: stack}
+    return {(*tensor.path, name): array for name, array in stack._asdict().items()}
 
 
 @functools.cache
@@ -85,19 +108,34 @@ def _orient(final: NamedSharding, transposed: bool):
 
 
 @functools.cache
-def _insert(stacked: NamedSharding, transposed: bool):
-    def insert(stack: jax.Array, x: jax.Array, layer: int) -> jax.Array:
-        return stack.at[layer].set(x.T if transposed else x)
+def _stack(final: NamedSharding, transposed: bool, kind: Quantize):
+    """Compiled functions that make an empty stack of layers, and put one layer's tensor into it as it is to be kept."""
+    spec = final.spec if kind == "none" else PartitionSpec(final.spec[0], None, final.spec[1])
+    stacked = NamedSharding(final.mesh, PartitionSpec(None, *spec))
+    encode_tiles = jax.shard_map(functools.partial(encode, kind=kind), mesh=final.mesh, in_specs=spec, out_specs=spec)
 
-    return jax.jit(insert, donate_argnums=0, out_shardings=stacked)
+    def keep(x: jax.Array):
+        x = x.T if transposed else x
+        return x if kind == "none" else encode_tiles(cut(x))
+
+    @functools.partial(jax.jit, static_argnums=(0, 1), out_shardings=stacked)
+    def empty(num_layers: int, tensor: jax.ShapeDtypeStruct):
+        return jax.tree.map(lambda x: jnp.zeros((num_layers, *x.shape), x.dtype), jax.eval_shape(keep, tensor))
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=stacked)
+    def insert(stack, x: jax.Array, layer: int):
+        return jax.tree.map(lambda rows, row: rows.at[layer].set(row), stack, keep(x))
+
+    return empty, insert
 
 
 def merge(model: Llama, adapter: Adapter) -> Llama:
     """A copy of `model` with the updates of one adapter added to its weights, in float32 before rounding.
 
     Raises:
-      LorajaxError: `adapter` is a set of more than one.
+      LorajaxError: `adapter` is a set of more than one; `model` is quantised.
     """
+    refuse_quantized(model, "merging")
     if size(adapter) != 1:
         raise LorajaxError(f"merge takes one adapter, found a set of {size(adapter)}; pick one with take(adapter, [i])")
     graphdef, state = nnx.split(model)
@@ -121,8 +159,9 @@ def save_hf(model: Llama, folder: Path, *, tokenizer=None, adapter: Adapter | No
     Files hold up to `shard_bytes` each; more than one come with an index. `tokenizer` is saved beside them.
 
     Raises:
-      LorajaxError: `folder` exists and is not empty, or cannot be written.
+      LorajaxError: `folder` exists and is not empty, or cannot be written; `model` is quantised.
     """
+    refuse_quantized(model, "exporting")
     check_new_folder(folder)
     model = merge(model, adapter) if adapter is not None else model
     flat = dict(nnx.to_flat_state(nnx.split(model)[1]))

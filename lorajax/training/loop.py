@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
-import os
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
 
 import jax
 import numpy as np
 from flax import nnx
 from jax import Array
-from orbax.checkpoint import v1 as ocp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lorajax.data.batching import Shape, Stream, batch_at
-from lorajax.errors import LorajaxError
+from lorajax.data.batching import Layout
 from lorajax.lora.adapter import Adapter, join
-from lorajax.mesh import on_mesh, replicate
+from lorajax.mesh import on_mesh, put
 from lorajax.models.llama import Llama
-from lorajax.training.step import TrainConfig, TrainState, adapter_keys, init_state, make_step
+from lorajax.training.checkpoints import Checkpoints, MetricsLog
+from lorajax.training.config import TrainConfig
+from lorajax.training.evaluate import make_validation
+from lorajax.training.fleet import Fleet, place, shapes_of
+from lorajax.training.profile import profile
+from lorajax.training.step import Fixed, TrainState, init_state, judge, layouts, learning_rate, make_step
+from lorajax.training.stopping import Stopped, StopRequests
+from lorajax.training.tracking import Tracker
 
+Metrics = dict[str, Array]
 
-@dataclasses.dataclass(frozen=True)
-class Fleet:
-    """N adapters to train together: their names, initial values and data, all padded to one shape."""
-
-    names: tuple[str, ...]
-    adapter: Adapter
-    streams: tuple[Stream, ...]
-    shape: Shape
-    pad: int
-
-    def batch(self, step: int, size: int) -> dict[str, np.ndarray]:
-        """The batch of `step`, from nothing but the step."""
-        return batch_at(self.streams, step, batch_size=size, shape=self.shape, pad=self.pad)
+#: Steps of a run before a profile begins: the first ones compile and fill caches.
+WARM = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +46,18 @@ class Progress:
     seconds_left: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The adapters after training; `failed` has the step at which an adapter's loss was no longer finite.
+
+    A failed adapter is as it was before that step.
+    """
+
+    adapter: Adapter
+    steps: dict[str, int]
+    failed: dict[str, int]
+
+
 def train(
     model: Llama,
     fleet: Fleet,
@@ -59,137 +67,170 @@ def train(
     dropout: float = 0.0,
     checkpoint_every: int = 50,
     report: Callable[[Progress], None] = lambda progress: None,
-) -> Adapter:
-    """Trains `fleet` over `model` for `config.steps` and returns its adapters.
+    trackers: Callable[[int], Sequence[Tracker]] = lambda step: (),
+    profile_steps: int = 0,
+) -> Trained:
+    """Trains `fleet` over `model`, on the mesh that its weights are on, until every adapter has made its steps.
 
     `folder` gets `checkpoints/` and `metrics.jsonl`; when they are there already, training goes on from the last
-    checkpoint, and the log and the adapters become what an uninterrupted run would have given. The step compiles once.
+    checkpoint, and the log and the adapters become what an uninterrupted run would have given. One program is compiled
+    for each layout of the batches. `trackers` makes those that follow the run, from the step it starts at.
 
     Raises:
-      LorajaxError: the loss of an adapter is no longer finite, with its name and the step.
+      Stopped: a signal asked for it; everything is on disk.
+      LorajaxError: a file could not be written.
     """
     graphdef, base = nnx.split(model)
     base, mesh = on_mesh(base)
-    state, scales = replicate(init_state(fleet.adapter, config), mesh)
-    keys = replicate(adapter_keys(fleet.adapter, fleet.names, seed=config.seed), mesh)
-    step = make_step(graphdef, config, dropout=dropout)
+    start = init_state(fleet.adapter, config, fleet.names, steps=fleet.steps, learning_rates=fleet.learning_rates)
+    placed = layouts(mesh, *start)
+    state, fixed = put(start, placed)
     folder.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(folder / "checkpoints") as checkpoints, MetricsLog(folder / "metrics.jsonl") as log:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
         state = checkpoints.restore(state)
         first = int(state.step)
+        log = stack.enter_context(MetricsLog(folder / "metrics.jsonl"))
         log.rewind(first)
-        pending: tuple[int, dict[str, Array]] | None = None
-        started = time.perf_counter()
-
-        def finish(number: int, metrics: dict[str, Array]) -> None:
-            # Called when the next step is already running, so waiting for these numbers costs the device nothing.
-            values = {name: np.asarray(value).tolist() for name, value in jax.device_get(metrics).items()}
-            log.write(number, fleet.names, values)
-            for name, loss in zip(fleet.names, values["loss"], strict=True):
-                if not np.isfinite(loss):
-                    raise LorajaxError(
-                        f"adapter {name!r}: loss {loss} at step {number}; in a new study, try a lower --learning-rate"
-                    )
-            rate = (number - first) / (time.perf_counter() - started)
-            tokens = len(fleet.names) * config.batch_size * fleet.shape.tokens
-            losses = dict(zip(fleet.names, values["loss"], strict=True))
-            report(Progress(number, config.steps, losses, rate * tokens, (config.steps - number) / rate))
-
-        for number in range(first, config.steps):
-            state, metrics = step(state, base, scales, jax.device_put(fleet.batch(number, config.batch_size)), keys)
-            if pending:
-                finish(*pending)
-            pending = (number + 1, metrics)
-            if (number + 1) % checkpoint_every == 0 or number + 1 == config.steps:
-                finish(*pending)
-                pending = None
-                log.flush()
-                checkpoints.save(state)
-    return join(state.factors, scales)
-
-
-class Checkpoints:
-    """The training state on disk (orbax): the last one is kept, written whole or not at all."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._checkpointer = ocp.training.Checkpointer(
-            folder.absolute(), preservation_policy=ocp.training.preservation_policies.LatestN(1)
-        )
-
-    def save(self, state: TrainState) -> None:
-        """Writes `state` under its own step.
-
-        Raises:
-          LorajaxError: no space or no permission; the checkpoint before is as it was.
-        """
-        try:
-            self._checkpointer.save(int(state.step), _fields(state), overwrite=True)
-        except OSError as error:
-            raise LorajaxError(f"{self._folder}: no checkpoint could be written: {error}") from error
-
-    def restore(self, state: TrainState) -> TrainState:
-        """The last state saved, in the shapes and shardings of `state`; `state` itself when there is none."""
-        if self._checkpointer.latest is None:
-            return state
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _fields(state))
-        return TrainState(**self._checkpointer.load(None, abstract))
-
-    def __enter__(self) -> Checkpoints:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
-        try:
-            self._checkpointer.close()
-        except OSError as error:  # a failed save is told again here; once is enough
-            if kind is None:
-                raise LorajaxError(f"{self._folder}: no checkpoint could be written: {error}") from error
+        record = _Record(fleet, config, log, report, first)
+        for tracker in trackers(first):
+            record.trackers.append(stack.enter_context(contextlib.closing(tracker)))
+        stop = stack.enter_context(StopRequests())
+        tracer = stack.enter_context(profile(folder, first=first + WARM, count=profile_steps))
+        step = _Programs(make_step(graphdef, config, mesh, placed[0], dropout=dropout), base, fixed)
+        validate = make_validation(graphdef, base, fixed, fleet, config, mesh)
+        note = jax.jit(functools.partial(judge, patience=config.patience), donate_argnums=0, out_shardings=placed[0])
+        batches = stack.enter_context(_prepared(fleet, config, mesh, range(first, record.steps)))
+        for number, batch, layout in batches:
+            if stop.asked(number):
+                record.finish()
+                _save(checkpoints, log, number, state)
+                checkpoints.wait()
+                raise Stopped(number, record.steps, stop.number)
+            tracer.step(number, state)
+            state, metrics = step(layout, state, batch)
+            record.add(number + 1, metrics, layout)
+            if validate and ((number + 1) % config.evaluate_every == 0 or number + 1 == record.steps):
+                losses = validate(state)
+                state = note(state, losses)
+                record.validation(losses, state)
+            if (number + 1) % checkpoint_every == 0 or number + 1 == record.steps or record.over:
+                record.finish()
+                _save(checkpoints, log, number + 1, state)
+            if record.over:
+                break
+        checkpoints.wait()
+        return _trained(fleet, state, fixed, mesh)
 
 
-def _fields(state: TrainState) -> dict[str, Any]:
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+def _save(checkpoints: Checkpoints, log: MetricsLog, step: int, state: TrainState) -> None:
+    log.flush()  # the log must not be behind the checkpoint
+    checkpoints.save(step, state)
 
 
-class MetricsLog:
-    """`metrics.jsonl`: one line a step, `{"step", "loss": {adapter: nats}, "grad_norm", "tokens"}`."""
+def _trained(fleet: Fleet, state: TrainState, fixed: Fixed, mesh: Mesh) -> Trained:
+    def choose(state: TrainState, fixed: Fixed):
+        factors = state.factors
+        if state.best is not None:
+            measured = jax.numpy.isfinite(state.best.loss)[:, None, None]
+            factors = jax.tree.map(lambda b, f: jax.numpy.where(measured, b, f), state.best.factors, factors)
+        return join(factors, fixed.scales), state.last, state.failed
 
-    def __init__(self, path: Path):
-        self.path = path
-        self._file: TextIO
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    adapter, last, failed = jax.jit(choose, out_shardings=everywhere)(state, fixed)
+    return Trained(
+        adapter,
+        steps=dict(zip(fleet.names, np.asarray(last).tolist(), strict=True)),
+        failed={name: step for name, step in zip(fleet.names, np.asarray(failed).tolist(), strict=True) if step},
+    )
 
-    def rewind(self, step: int) -> None:
-        """Forgets what was logged after `step`, and any half-written line."""
-        kept = []
-        if self.path.exists():
-            for line in self.path.read_text("utf-8").splitlines():
-                try:
-                    if json.loads(line)["step"] > step:
-                        break
-                except ValueError:
-                    break
-                kept.append(line + "\n")
-        self._file.close()
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), "utf-8")
-        os.replace(temporary, self.path)
-        self._file = self.path.open("a", encoding="utf-8")
 
-    def write(self, step: int, names: Sequence[str], values: dict[str, list[float]]) -> None:
-        """Adds the line of one step."""
-        row = {"step": step} | {key: dict(zip(names, value, strict=True)) for key, value in values.items()}
-        self._file.write(json.dumps(row) + "\n")
+class _Programs:
+    """The step, compiled once for each layout."""
 
-    def flush(self) -> None:
-        """Puts what was written on disk, before a checkpoint says that it happened."""
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise LorajaxError(f"{self.path}: could not be written: {error.strerror}") from error
+    def __init__(self, step, base: nnx.State, fixed: Fixed):
+        self._step, self._base, self._fixed = step, base, fixed
+        self._compiled: dict[Layout, Callable] = {}
 
-    def __enter__(self) -> MetricsLog:
-        self._file = self.path.open("a", encoding="utf-8")
-        return self
+    def __call__(self, layout: Layout, state: TrainState, batch) -> tuple[TrainState, Metrics]:
+        if layout not in self._compiled:
+            self._compiled[layout] = self._step.lower(state, self._base, self._fixed, batch).compile()
+        return self._compiled[layout](state, self._base, self._fixed, batch)
 
-    def __exit__(self, *_) -> None:
-        self._file.close()
+
+@contextlib.contextmanager
+def _prepared(
+    fleet: Fleet, config: TrainConfig, mesh: Mesh, steps: range
+) -> Iterator[Iterator[tuple[int, dict[str, Array], Layout]]]:
+    """The batches of `steps`, each put together while the step before it runs."""
+    plan = fleet.plan(config, mesh)
+
+    def build(step: int) -> dict[str, Array]:
+        layout = plan.at(step)
+        shapes, dtypes = shapes_of(layout, len(fleet.names), packed=config.packing)
+        return place(lambda members: fleet.batch(step, layout, config, members), shapes, mesh, dtypes)
+
+    with ThreadPoolExecutor(1, "batches") as pool:
+
+        def all_of_them() -> Iterator[tuple[int, dict[str, Array], Layout]]:
+            coming: Future | None = pool.submit(build, steps[0]) if steps else None
+            for step in steps:
+                assert coming is not None
+                batch = coming.result()
+                coming = pool.submit(build, step + 1) if step + 1 in steps else None
+                yield step, batch, plan.at(step)
+
+        yield all_of_them()
+
+
+class _Record:
+    """Takes the numbers of the steps, one step late, so that waiting for them costs the device nothing."""
+
+    def __init__(self, fleet: Fleet, config: TrainConfig, log: MetricsLog, report: Callable, first: int):
+        self.steps, self.over = max(fleet.steps), False
+        self.trackers: list[Tracker] = []
+        self._fleet, self._log, self._report = fleet, log, report
+        self._first, self._tokens, self._started = first, 0, time.perf_counter()
+        self._waiting: tuple[int, Metrics, Layout] | None = None
+        self._validation: list[float] | None = None
+        every = np.arange(self.steps)[:, None]
+        peak = np.asarray(fleet.learning_rates, np.float32)
+        self._rates = np.asarray(learning_rate(config, every, np.asarray(fleet.steps), peak)).tolist()
+
+    def add(self, number: int, metrics: Metrics, layout: Layout) -> None:
+        """Takes what step `number` will give, and writes what the one before gave."""
+        self.finish()
+        self._waiting = number, metrics, layout
+
+    def validation(self, losses: Array, state: TrainState) -> None:
+        """Takes the validation losses `[N]` measured after the last step; nobody left in the training ends it."""
+        self._validation = np.asarray(losses).tolist()
+        assert self._waiting is not None
+        self.over = self.over or int(np.max(jax.device_get(state.last))) <= self._waiting[0]
+
+    def finish(self) -> None:
+        """Writes what is waited for."""
+        if self._waiting is None:
+            return
+        (number, metrics, layout), self._waiting = self._waiting, None
+        values = {name: np.asarray(value).tolist() for name, value in jax.device_get(metrics).items()}
+        names, active = self._fleet.names, values["active"]
+
+        def of_active(row: Sequence[float]) -> dict[str, float]:
+            return {name: value for name, value, on in zip(names, row, active, strict=True) if on}
+
+        rows = {key: of_active(values[key]) for key in ("loss", "grad_norm", "tokens")}
+        rows["learning_rate"] = of_active(self._rates[number - 1])
+        if self._validation is not None:
+            rows["validation"] = of_active(self._validation)
+            self._validation = None
+        if not any(active):
+            self.over = True
+            return
+        self._log.write(number, rows)
+        for tracker in self.trackers:
+            tracker.write(number, rows)
+        self._tokens += len(names) * layout.rows * layout.length
+        seconds = time.perf_counter() - self._started
+        left = (self.steps - number) * seconds / (number - self._first)
+        self._report(Progress(number, self.steps, rows["loss"], self._tokens / seconds, left))

@@ -1,51 +1,94 @@
-"""Cross-entropy of answer tokens, without a `[B, T, V]` tensor."""
+"""Cross-entropy of answer tokens, without a `[B, T, V]` tensor.
+
+The head is frozen, so all that a backward pass needs of the logits is the gradient with respect to the hidden states.
+It has the size of the hidden states and is computed in the same chunk as the loss: every chunk of logits exists once,
+for two products with the head (scores forward, gradient back), and is never recomputed.
+"""
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import Array
 
 from lorajax.lora.adapter import Adapter
-from lorajax.models.llama import Llama
+from lorajax.models.llama import Execution, Llama
 
-#: Rows of logits that exist at a time, over all adapters.
+PLAIN = Execution()
+
+#: Rows of logits that exist at a time, over all adapters, on each device.
 CHUNK = 1024
 
 
-def answer_loss(model: Llama, adapter: Adapter | None, batch: dict[str, Array], *, remat: bool = False) -> Array:
+def answer_loss(model: Llama, adapter: Adapter | None, batch: dict[str, Array], execution: Execution = PLAIN) -> Array:
     """Mean negative log-likelihood, in nats, of each adapter's answer tokens: `[N]` float32."""
-    sums, counts = answer_sums(model, adapter, batch, remat=remat)
+    sums, counts = answer_sums(model, adapter, batch, execution)
     return sums / jnp.maximum(counts, 1)
 
 
 def answer_sums(
-    model: Llama, adapter: Adapter | None, batch: dict[str, Array], *, remat: bool = False
+    model: Llama, adapter: Adapter | None, batch: dict[str, Array], execution: Execution = PLAIN
 ) -> tuple[Array, Array]:
     """Summed negative log-likelihood of the answer tokens and their number, both `[N]` float32.
 
     `batch` is as in lorajax.data.batching. Sums add up over micro-batches, so means weigh every token alike.
     """
-    hidden = model(batch["tokens"], adapter, remat=remat).hidden
-    hidden = jnp.take_along_axis(hidden, batch["positions"][..., None], axis=2)
-    N, B, R = batch["positions"].shape
-    # Chunks of C positions: [chunks, N, C, ...], the last one filled up with positions of weight 0.
-    C = min(B * R, max(1, CHUNK // N))
-    chunks = -(-B * R // C)
+    hidden = model(batch["tokens"], adapter, segments=batch.get("segments"), execution=execution).hidden
+    hidden = jnp.take_along_axis(hidden, batch["predict"][..., None], axis=2)
+    N, B, R = batch["predict"].shape
+    # Chunks of c positions of every row, [chunks, N, B, c, ...], the last one filled up with positions of weight 0.
+    # Rows are not cut, so that each device of a mesh works through its own.
+    chunks = -(-R // max(1, CHUNK * execution.devices // (N * B)))
+    c = -(-R // chunks)
 
     def cut(x: Array) -> Array:
-        x = x.reshape(N, B * R, -1)
-        x = jnp.pad(x, ((0, 0), (0, chunks * C - B * R), (0, 0)))
-        return jnp.moveaxis(x.reshape(N, chunks, C, -1), 1, 0)
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, chunks * c - R)) + ((0, 0),) * (x.ndim - 3))
+        return jnp.moveaxis(x.reshape(N, B, chunks, c, *x.shape[3:]), 2, 0)
 
-    @jax.checkpoint
-    def chunk_sum(total: Array, chunk: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        h, label, weight = chunk
-        logits = model.logits(h)
-        right = jnp.take_along_axis(logits, label, axis=-1)[..., 0]
-        losses = jax.nn.logsumexp(logits, axis=-1) - right
-        return total + jnp.sum(losses * weight[..., 0], axis=-1), None
-
+    graphdef, state = nnx.split(model)
     parts = (cut(hidden), cut(batch["labels"]), cut(batch["weights"]))
-    sums, _ = jax.lax.scan(chunk_sum, jnp.zeros(N, jnp.float32), parts)
-    return sums, jnp.sum(batch["weights"], axis=(1, 2))
+    return _chunked_sums(graphdef, state, *parts), jnp.sum(batch["weights"], axis=(1, 2))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _chunked_sums(graphdef: nnx.GraphDef, state: nnx.State, hidden: Array, labels: Array, weights: Array) -> Array:
+    """Weighted sums `[N]` over all chunks: hidden `[chunks, N, B, c, D]`, labels and weights `[chunks, N, B, c]`."""
+    return _sums(graphdef, state, hidden, labels, weights, gradient=False)[0]
+
+
+def _forward(graphdef: nnx.GraphDef, state: nnx.State, hidden: Array, labels: Array, weights: Array):
+    return _sums(graphdef, state, hidden, labels, weights, gradient=True)
+
+
+def _backward(graphdef: nnx.GraphDef, gradient: Array, sums_bar: Array):
+    scale = sums_bar[None, :, None, None, None].astype(gradient.dtype)
+    return None, gradient * scale, None, None
+
+
+_chunked_sums.defvjp(_forward, _backward)
+
+
+def _sums(
+    graphdef: nnx.GraphDef, state: nnx.State, hidden: Array, labels: Array, weights: Array, *, gradient: bool
+) -> tuple[Array, Array | None]:
+    model: Llama = nnx.merge(graphdef, state)
+
+    def add_chunk(total: Array, chunk: tuple[Array, Array, Array]) -> tuple[Array, Array | None]:
+        h, label, weight = chunk
+        logits, back = jax.vjp(model.logits, h)
+        right = jnp.take_along_axis(logits, label[..., None], axis=-1)[..., 0]
+        top = jnp.max(logits, axis=-1)
+        powers = jnp.exp(logits - top[..., None])
+        norm = jnp.sum(powers, axis=-1)
+        total = total + jnp.sum(weight * (jnp.log(norm) + top - right), axis=(1, 2))
+        if not gradient:
+            return total, None
+        # d loss / d h = weight * (softmax(logits) - one_hot(label)) @ head, where the one-hot product is a row.
+        (dh,) = back(powers)
+        expected = dh.astype(jnp.float32) / norm[..., None]
+        return total, ((expected - model.output_rows(label)) * weight[..., None]).astype(h.dtype)
+
+    return jax.lax.scan(add_chunk, jnp.zeros(hidden.shape[1], jnp.float32), (hidden, labels, weights))

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lorajax.data.batching import Shape, Stream, batch_at, pad_prompts
 from lorajax.data.jsonl import read_folder
 from lorajax.data.prompts import PromptConfig, body, drop_middle, tokenize
 from lorajax.data.task import CLUSTERS, Example, Task, overlap, select
@@ -270,49 +269,3 @@ class TestPrompts:
     def test_bad_settings(self, bad):
         with pytest.raises(LorajaxError, match="--"):
             PromptConfig(**bad)
-
-
-class TestBatches:
-    tokens = tokenize(
-        [Example("a", "nli", "word " * (i % 5 + 1), ("yes " * (i % 3 + 1),)) for i in range(10)],
-        tiny_tokenizer(),
-        PromptConfig(),
-    )
-    shape = Shape.of([tokens])
-
-    def batch(self, step, names=("a", "b")):
-        streams = [Stream(name, [self.tokens], seed=1) for name in names]
-        return batch_at(streams, step, batch_size=4, shape=self.shape, pad=0)
-
-    def test_pure_function_of_the_step(self):
-        for step in (0, 3, 7, 2):
-            for key, value in self.batch(step).items():
-                np.testing.assert_array_equal(value, self.batch(step)[key])
-                np.testing.assert_array_equal(value[1], self.batch(step, ["b"])[key][0])
-        assert not np.array_equal(self.batch(0)["tokens"][0], self.batch(0)["tokens"][1])
-
-    def test_an_epoch_sees_every_example_once(self):
-        stream = Stream("a", [self.tokens], seed=0)
-        rows = [row for step in range(5) for row in stream.rows(step, 4)]
-        for epoch in (rows[:10], rows[10:]):
-            seen = sorted(tuple(np.concatenate(row)) for row in epoch)
-            assert seen == sorted(
-                tuple(np.concatenate(r)) for r in zip(self.tokens.prompts, self.tokens.answers, strict=True)
-            )
-
-    def test_labels_are_the_next_tokens_of_answers_alone(self):
-        batch = self.batch(1)
-        for n in range(2):
-            for b in range(4):
-                count = int(batch["weights"][n, b].sum())
-                positions, labels = batch["positions"][n, b, :count], batch["labels"][n, b, :count]
-                np.testing.assert_array_equal(batch["tokens"][n, b, positions + 1], labels)
-                assert labels[-1] == tiny_tokenizer().eos_token_id
-                assert (np.diff(positions) == 1).all()
-        assert self.shape.tokens % 8 == 0
-
-    def test_prompts(self):
-        tokens, last = pad_prompts(self.tokens.prompts, length=64, pad=0)
-        for row, end, prompt in zip(tokens, last, self.tokens.prompts, strict=True):
-            assert row[end] == prompt[-1]
-            assert not row[end + 1 :].any()

@@ -180,12 +180,12 @@ def test_gradients_equal_pefts(pair, tmp_path):
     loss = theirs(torch.tensor(tokens), labels=torch.tensor(labels)).loss
     loss.backward()
 
-    positions = np.broadcast_to(np.arange(start - 1, tokens.shape[1] - 1), (1, 2, tokens.shape[1] - start))
+    predict = np.broadcast_to(np.arange(start - 1, tokens.shape[1] - 1), (1, 2, tokens.shape[1] - start))
     ours_batch = {
         "tokens": jnp.asarray(tokens)[None],
-        "positions": jnp.asarray(positions),
+        "predict": jnp.asarray(predict),
         "labels": jnp.asarray(tokens[None, :, start:]),
-        "weights": jnp.ones(positions.shape, jnp.float32),
+        "weights": jnp.ones(predict.shape, jnp.float32),
     }
     factors, scales = split(adapter)
     value, grads = jax.value_and_grad(lambda f: answer_loss(ours, join(f, scales), ours_batch).sum())(factors)

@@ -67,7 +67,7 @@ def make_study(folder: Path, *, tasks=TASKS, parts=("losses", "cka", "metrics"))
     cut = {**facts, "cut_prompts": 7}
     data_tasks = {task: {"cluster": CLUSTERS[i], **(cut if i == 1 else facts)} for i, task in enumerate(tasks)}
     record = {
-        "format": 1,
+        "format": 2,
         "version": "0.1.0",
         "config": StudyConfig().flat() | {"rank": 4},
         "model": {"name": "tiny", "fingerprint": "m0d31", "parameters": 1234567, "layers": list(LAYERS)},

@@ -186,7 +186,7 @@ def test_killed_between_saving_and_tidying(copy, model):
 
 def test_settings_without_effect_may_change(copy, model, monkeypatch):
     monkeypatch.chdir(model.parent)
-    run(finetune, copy, "--model", model.name, *FLAGS, "--fleet-size", "2", "--remat")
+    run(finetune, copy, "--model", model.name, *FLAGS, "--fleet-size", "2", "--remat", "block")
 
 
 def test_a_killed_study_resumes(model, tmp_path):
@@ -197,7 +197,7 @@ def test_a_killed_study_resumes(model, tmp_path):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         for line in process.stdout:
-            if line.strip().startswith("step 3/6"):
+            if line.strip().startswith("step 5/6"):
                 process.kill()
     assert process.returncode != 0
     assert not (folder / "adapters").exists()
@@ -210,14 +210,17 @@ def test_a_killed_study_resumes(model, tmp_path):
 def test_groups_are_even_and_begun_ones_go_on(tmp_path):
     folder = StudyFolder(tmp_path, {})
     names = [f"t{i}" for i in range(11)]
-    assert [len(g) for g in pending_groups(folder, names, 10)] == [5, 6]
+    assert [len(g) for g in pending_groups(folder, names, 10)] == [6, 5]
     (tmp_path / "training" / "t3").mkdir(parents=True)
     (tmp_path / "training" / "t3" / "fleet.json").write_text(json.dumps(["t3", "t4"]))
-    assert [len(g) for g in pending_groups(folder, names, 10)] == [5, 6]  # nothing to go on from
+    assert [len(g) for g in pending_groups(folder, names, 10)] == [6, 5]  # nothing to go on from
     (tmp_path / "training" / "t3" / "checkpoints" / "10").mkdir(parents=True)
     groups = pending_groups(folder, names, 10)
     assert groups == [["t3", "t4"], [n for n in names if n not in ("t3", "t4")]]
     assert pending_groups(folder, [], 10) == []
+    # A fleet that a mesh's axis divides is laid over it.
+    assert [len(g) for g in pending_groups(folder, names[:1] + names[5:], 4, data=4)] == [4, 3]
+    assert [len(g) for g in pending_groups(folder, names[5:], 10, data=4)] == [6]
 
 
 class TestBadInput:

@@ -1,0 +1,147 @@
+"""Causal attention in which no example sees another, and the cache of what it has read.
+
+Sequences are the folded batch `[N*B, T, heads, dim]`: adapters differ in their values, never in the computation.
+Rows may hold several examples one after the other (`segments`); a query sees the keys of its own segment alone.
+
+While text is generated, keys and values of earlier tokens come from a `Cache`. All sequences write their next token to
+the same slot, whatever their lengths: one update in place, and the slots that padding took are never looked at.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+#: Longest block of queries whose scores exist at a time.
+QUERY_BLOCK = 1024
+
+#: The place of a slot of the cache that holds no token.
+EMPTY = -1
+
+
+class KeysValues(NamedTuple):
+    """Rotated keys, and values, of T tokens: `[S, K, T, d]`; of all blocks `[layers, S, K, T, d]`."""
+
+    keys: Array
+    values: Array
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens read so far, in C slots, in the model's dtype; S = N*B sequences, K key heads.
+
+    2 * layers * S * K * C * d numbers. Never changed: `add` gives a new one, which a compiled loop makes in place.
+    """
+
+    past: KeysValues  # [layers, S, K, C, d]
+    places: Array  # [S, C] int32: which token of its sequence a slot holds, counted from 0; EMPTY for none
+    lengths: Array  # [S] int32: tokens read, and so the place of the next
+    used: Array  # int32: the slot of the next token
+
+    @classmethod
+    def of(cls, made: KeysValues, lengths: Array, *, room: int) -> Cache:
+        """The cache of prompts `[layers, S, K, T, d]`, padded on the right, of `lengths [S]`; `room` slots are free."""
+        T = made.keys.shape[3]
+        past = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, room), (0, 0))), made)
+        slots = jnp.arange(T + room, dtype=jnp.int32)
+        places = jnp.where(slots < lengths[:, None], slots, EMPTY)
+        return cls(past, places, lengths.astype(jnp.int32), jnp.asarray(T, jnp.int32))
+
+    def add(self, made: KeysValues) -> Cache:
+        """With one more token in every sequence: `made [layers, S, K, 1, d]`. There must be a free slot."""
+
+        def write(old: Array, new: Array, axis: int) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(old, new, self.used, axis)
+
+        past = jax.tree.map(lambda old, new: write(old, new, 3), self.past, made)
+        places = write(self.places, self.lengths[:, None], 1)
+        return Cache(past, places, self.lengths + 1, self.used + 1)
+
+    def seen(self, window: int | None = None) -> Array:
+        """Which slots the next token sees, `[S, C]`: those that hold one of the `window - 1` tokens before it."""
+        seen = self.places != EMPTY
+        return seen if window is None else seen & (self.lengths[:, None] - self.places < window)
+
+
+def attend(q: Array, k: Array, v: Array, *, segments: Array | None = None, window: int | None = None) -> Array:
+    """Causal grouped-query attention: q `[S, T, H, d]`, k and v `[S, T, K, d]`, H a multiple of K, to `[S, T, H, d]`.
+
+    cuDNN's kernel on NVIDIA GPUs in 16 bit, XLA elsewhere with scores and softmax in float32.
+
+    Args:
+      segments: `[S, T]`, which example of the row each token belongs to; None when a row is one example.
+      window: keys seen at most, the query's own included (sliding window); None for all.
+    """
+    if jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
+        return _attend_cudnn(q, k, v, segments, window=window)
+    return _attend_xla(q, k, v, segments, window=window)
+
+
+def _attend_cudnn(q: Array, k: Array, v: Array, segments: Array | None, *, window: int | None) -> Array:
+    mask = None if segments is None else segments[:, None, :, None] == segments[:, None, None, :]
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        mask=mask,
+        is_causal=True,
+        local_window_size=None if window is None else (window - 1, 0),
+        implementation="cudnn",
+    )
+
+
+def _attend_xla(q: Array, k: Array, v: Array, segments: Array | None, *, window: int | None) -> Array:
+    S, T, H, d = q.shape
+    K = k.shape[2]
+    # The H/K heads that share keys are rows of one product: larger matrices, and keys are not repeated.
+    q = jnp.reshape(q * d**-0.5, (S, T, K, H // K, d)).transpose(0, 2, 3, 1, 4)  # [S, K, G, T, d]
+    k = k.transpose(0, 2, 3, 1)  # [S, K, d, T]
+    v = v.transpose(0, 2, 1, 3)  # [S, K, T, d]
+
+    def block(start: Array | int, q: Array) -> Array:
+        length = q.shape[3]
+        scores = jnp.matmul(q.reshape(S, K, -1, d), k, preferred_element_type=jnp.float32)
+        scores = scores.reshape(S, K, -1, length, T)
+        query, key = start + jnp.arange(length)[:, None], jnp.arange(T)[None]
+        seen = query >= key
+        if window is not None:
+            seen &= query - key < window
+        if segments is not None:
+            own = jax.lax.dynamic_slice_in_dim(segments, start, length, axis=1)
+            seen = seen & (own[:, :, None] == segments[:, None, :])[:, None, None]
+        # A finite bound: a row of -inf alone would be 0/0. Every query sees itself, so no such row counts.
+        scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+        return jnp.matmul(weights.reshape(S, K, -1, T), v).reshape(S, K, -1, length, d)
+
+    if T <= QUERY_BLOCK or T % QUERY_BLOCK:
+        y = block(0, q)
+    else:
+        # Long rows: the scores of one block of queries at a time, computed again in the backward pass.
+        blocks = jnp.moveaxis(q.reshape(S, K, -1, T // QUERY_BLOCK, QUERY_BLOCK, d), 3, 0)
+        starts = jnp.arange(T // QUERY_BLOCK) * QUERY_BLOCK
+        y = jax.lax.map(jax.checkpoint(lambda part: block(*part)), (starts, blocks))
+        y = jnp.moveaxis(y, 0, 3).reshape(S, K, -1, T, d)
+    return y.transpose(0, 3, 1, 2, 4).reshape(S, T, H, d)
+
+
+def attend_cached(q: Array, k: Array, v: Array, past: KeysValues, seen: Array) -> Array:
+    """Attention of one new token of each sequence: q `[S, 1, H, d]`, k and v `[S, 1, K, d]`, to `[S, 1, H, d]`.
+
+    It sees itself and the slots `seen [S, C]` of `past [S, K, C, d]`. Scores and softmax are in float32.
+    """
+    S, _, H, d = q.shape
+    K = k.shape[2]
+    q = (q * d**-0.5).reshape(S, K, H // K, d)
+    k, v = k.reshape(S, K, 1, d), v.reshape(S, K, 1, d)
+
+    def scores(keys: Array) -> Array:
+        return jnp.einsum("skgd,skcd->skgc", q, keys, preferred_element_type=jnp.float32)
+
+    # The token's own key is beside the past and not yet in it: blocks only read the cache, and nothing copies it.
+    before = jnp.where(seen[:, None, None], scores(past.keys), -jnp.inf)
+    weights = jax.nn.softmax(jnp.concatenate([before, scores(k)], axis=-1), axis=-1).astype(v.dtype)
+    y = jnp.einsum("skgc,skcd->skgd", weights[..., :-1], past.values) + weights[..., -1:] * v
+    return y.reshape(S, 1, H, d)

@@ -1,0 +1,137 @@
+"""What training leaves on disk while it runs: the state of the last checkpoint, and the log of all steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
+
+from lorajax.errors import LorajaxError
+from lorajax.training.step import Best, TrainState
+
+
+class Checkpoints:
+    """The training state on disk (orbax): the last one is kept, written whole or not at all, while training goes on."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._checkpointer = ocp.training.Checkpointer(
+            folder.absolute(), preservation_policy=ocp.training.preservation_policies.LatestN(1)
+        )
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts to write `state`, which may be donated afterwards; waits for the checkpoint before.
+
+        Raises:
+          LorajaxError: no space or no permission, now or while the one before was written; what is complete stays.
+        """
+        # Orbax reads the arrays of a CPU where they are, and the next step writes into them.
+        fields = jax.tree.map(jnp.copy, _fields(state))
+        try:
+            self._checkpointer.wait()
+            self._checkpointer.save_async(step, fields, overwrite=True, force=True)
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def wait(self) -> None:
+        """Returns when everything is on disk. Raises as `save`."""
+        try:
+            self._checkpointer.wait()
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def restore(self, state: TrainState) -> TrainState:
+        """The last state saved, in the shapes and shardings of `state`; `state` itself when there is none.
+
+        The devices may be others, or of another number, than those it was saved from.
+        """
+        if self._checkpointer.latest is None:
+            return state
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _fields(state))
+        fields = self._checkpointer.load(None, abstract)
+        if fields["best"] is not None:
+            fields["best"] = Best(**fields["best"])
+        return TrainState(**fields)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        try:
+            self._checkpointer.close()
+        except Exception as error:  # a failed save is told again here; once is enough
+            if kind is None:
+                raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> LorajaxError:
+        return LorajaxError(f"{self._folder}: no checkpoint could be written: {error}")
+
+
+def _fields(state: TrainState) -> dict[str, Any]:
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    if state.best is not None:
+        fields["best"] = {field.name: getattr(state.best, field.name) for field in dataclasses.fields(state.best)}
+    return fields
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one line a step, `{"step", "loss": {adapter: nats}, "grad_norm", "learning_rate", "tokens"}`.
+
+    An adapter is in the lines of the steps it made. `validation` is there at the steps where it was measured. Of many
+    processes, the first one writes.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file: TextIO | None = None
+
+    def rewind(self, step: int) -> None:
+        """Forgets what was logged after `step`, and any half-written line; opens the log."""
+        if jax.process_index():
+            return
+        kept = []
+        if self.path.exists():
+            for line in self.path.read_text("utf-8").splitlines():
+                try:
+                    if json.loads(line)["step"] > step:
+                        break
+                except ValueError:
+                    break
+                kept.append(line + "\n")
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(kept), "utf-8")
+        os.replace(temporary, self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, step: int, values: Mapping[str, Mapping[str, float]]) -> None:
+        """Adds the line of one step."""
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def flush(self) -> None:
+        """Puts what was written on disk, before a checkpoint says that it happened."""
+        if self._file is None:
+            return
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise LorajaxError(f"{self.path}: could not be written: {error.strerror}") from error
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        if self._file is not None:
+            try:
+                self._file.close()
+            except OSError as error:
+                if kind is None:
+                    raise LorajaxError(f"{self.path}: could not be written: {error.strerror}") from error
