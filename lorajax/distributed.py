@@ -1,7 +1,11 @@
-"""Several processes as one computation: found out, started, and taken turns in.
+"""Several processes as one computation: found out, started, and kept in step.
 
-Each process sees its own devices and, after `start`, those of all. Programs run on every process alike; files are
-written by the first.
+Each process sees its own devices and, after `start`, those of all. Every process runs the same programs in the same
+order: one that takes another turn leaves the others waiting. So what depends on files is decided by the first process
+and told to all (`from_first`), and so is an error in it; the first process writes the files and speaks.
+
+A process that ends alone takes the others with it. One with an error waits LEAVE_SECONDS for them to end too, then
+JAX's coordination service ends them; one that is gone without a word is missed after about 100 s.
 """
 
 from __future__ import annotations
@@ -9,12 +13,20 @@ from __future__ import annotations
 import dataclasses
 import glob
 import importlib.util
+import json
 import os
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import jax
+import numpy as np
 
 from lorajax.errors import LorajaxError
+
+T = TypeVar("T")
+
+#: How long a process that ends waits for the others before they are ended too.
+LEAVE_SECONDS = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +60,11 @@ def start(config: DistributedConfig) -> None:
         return
     try:
         if config.coordinator:
-            jax.distributed.initialize(config.coordinator, config.processes, config.process_id)
+            jax.distributed.initialize(
+                config.coordinator, config.processes, config.process_id, shutdown_timeout_seconds=LEAVE_SECONDS
+            )
         elif config.distributed == "on" or _surroundings():
-            jax.distributed.initialize()
+            jax.distributed.initialize(shutdown_timeout_seconds=LEAVE_SECONDS)
     except (RuntimeError, ValueError) as error:
         raise LorajaxError(
             f"the processes did not find each other: {error}; give --coordinator HOST:PORT --processes N "
@@ -74,9 +88,48 @@ def is_first() -> bool:
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
-def meet(name: str) -> None:
-    """Waits until all processes are here, such as after one wrote what all will read."""
-    if jax.distributed.is_initialized() and jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+def several() -> bool:
+    """Whether other processes take part in this computation."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
-        multihost_utils.sync_global_devices(name)
+
+def from_first(make: Callable[[], T]) -> T:
+    """What `make` gives in the first process, for all processes; the others wait. Its value is of JSON types.
+
+    Raises:
+      LorajaxError: `make` raised it; in the other processes, that the first one had an error.
+    """
+    if not several():
+        return make()
+    told, failure = None, None
+    if is_first():
+        try:
+            told = {"value": make()}
+        except LorajaxError as error:
+            failure = error
+    answer = json.loads(_broadcast(json.dumps(told).encode()))
+    if failure is not None:
+        raise failure
+    if answer is None:
+        raise LorajaxError("the first process had an error, which it tells")
+    return answer["value"]
+
+
+def where_not(holds: bool) -> list[int]:
+    """The numbers of the processes in which `holds` is false, in all of them."""
+    if not several():
+        return [] if holds else [0]
+    from jax.experimental import multihost_utils
+
+    return np.flatnonzero(~np.atleast_1d(multihost_utils.process_allgather(np.asarray(holds)))).tolist()
+
+
+def _broadcast(text: bytes) -> bytes:
+    """The first process's `text`, in all."""
+    from jax.experimental import multihost_utils
+
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    padded = np.zeros(-(-length // 1024) * 1024, np.uint8)  # few lengths, since each is compiled
+    if is_first():
+        padded[:length] = np.frombuffer(text, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(padded))[:length].tobytes()

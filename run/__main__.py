@@ -8,6 +8,7 @@ import sys
 from run.terminal import command, say
 
 COMMANDS = {
+    "plan": "tell what a study takes on a machine: memory, time and price, without weights",
     "study": "train adapters, compare them across all layers, write the report",
     "finetune": "train a fleet of LoRA adapters over one frozen model",
     "cka_all_layers": "CKA of all layer pairs between base, multi-task and control models",

@@ -14,11 +14,13 @@ import json
 import shutil
 import zlib
 from pathlib import Path
+from typing import Any
 
+import jax
 import tyro
 
 from lorajax.data.batching import round_up
-from lorajax.distributed import DistributedConfig, is_first, meet, start
+from lorajax.distributed import DistributedConfig, from_first, is_first, start, where_not
 from lorajax.errors import LorajaxError
 from lorajax.files import write_text
 from lorajax.lora.adapter import take
@@ -62,36 +64,49 @@ class Finetune:
 
 def finetune(options: Finetune, bench: Workbench | None = None) -> StudyFolder:
     """Trains what is not trained yet, measures held-out losses, and returns the study."""
-    with study_lock(options.out) if is_first() else contextlib.nullcontext():
-        meet("lock")
+    with contextlib.ExitStack() as stack:
+        from_first(lambda: stack.enter_context(study_lock(options.out)))
         return _finetune(options, bench or Workbench.prepare(options.config))
 
 
 def _finetune(options: Finetune, bench: Workbench) -> StudyFolder:
     options = dataclasses.replace(options, config=bench.config)
-    if is_first():
-        StudyFolder.create(options.out, options.config, bench.facts())
-    meet("study")
-    study = StudyFolder.open(options.out)
+    facts = bench.facts()
+    study = StudyFolder(
+        options.out, from_first(lambda: StudyFolder.create(options.out, options.config, facts).record)
+    )
+    check_shared(study, facts)
     names = members(options, bench)
-    missing = [name for name in names if not study.is_trained(name)]
+    missing = from_first(lambda: [name for name in names if not study.is_trained(name)])
     if done := len(names) - len(missing):
         say(f"{done} of {len(names)} adapters are trained already")
-    for name, step in failures(study).items():
+    for name, step in from_first(lambda: failures(study)).items():
         if name in missing:
             missing.remove(name)
             say(f"adapter {name!r} is left out: its loss was not finite at step {step}")
-    # Those that make as many steps belong together: one that is done takes part, frozen, until the last one is.
-    missing.sort(key=lambda name: -bench.steps(name))
-    groups = pending_groups(study, missing, bench.fleet_size(missing), data=bench.mesh.shape["data"])
+    groups = plan_groups(study, bench, missing)
     for i, group in enumerate(groups):
         say(f"training {len(group)} adapters together, group {i + 1} of {len(groups)}: {', '.join(group)}")
         train_group(study, bench, group, options)
-    meet("trained")
-    if is_first():
-        tidy(study)
+    from_first(lambda: tidy(study))
     measure_losses(study, bench)
     return study
+
+
+def check_shared(study: StudyFolder, facts: dict[str, Any]) -> None:
+    """Raises LorajaxError unless all processes see the study that the first one has, and work on its model and data."""
+    try:
+        seen = StudyFolder.open(study.path).record == study.record
+    except LorajaxError:
+        seen = False
+    if blind := where_not(seen):
+        raise LorajaxError(
+            f"{study.path}: the first process has a study there, and the processes {blind} do not see it; "
+            "name a folder that all processes share"
+        )
+    for part in ("model", "data"):
+        if other := where_not(facts[part]["fingerprint"] == study.record[part]["fingerprint"]):
+            raise LorajaxError(f"{study.path}: the processes {other} have found another {part} than the first one")
 
 
 def complain(study: StudyFolder) -> None:
@@ -114,26 +129,47 @@ def members(options: Finetune, bench: Workbench) -> list[str]:
     return [name for name in everyone if not options.only or name in options.only]
 
 
-def pending_groups(study: StudyFolder, missing: list[str], most: int, *, data: int = 1) -> list[list[str]]:
-    """Which adapters to train together: groups that were begun go on as they were, the rest is cut evenly."""
+def plan_groups(study: StudyFolder, bench: Workbench, missing: list[str]) -> list[list[str]]:
+    """The groups that the adapters `missing` are trained in, decided once for a study: how much memory is free when it
+    is gone on with must change nothing."""
+    file = study.path / "training" / "groups.json"
+    new: dict[str, Any] = {"fleet_size": None, "groups": []}
+    saved = from_first(lambda: json.loads(file.read_text("utf-8")) if file.exists() else new)
+    kept = saved["groups"] if saved["fleet_size"] == bench.config.fleet_size else []
+    # Those that make as many steps belong together: one that is done takes part, frozen, until the last one is.
+    missing = sorted(missing, key=lambda name: -bench.steps(name))
+    begun, rest = from_first(lambda: pending_groups(study, missing, kept))
+    groups = begun + (even_groups(rest, bench.fleet_size(rest), data=bench.mesh.shape["data"]) if rest else [])
+    from_first(lambda: write_text(file, json.dumps({"fleet_size": bench.config.fleet_size, "groups": groups})))
+    return groups
+
+
+def pending_groups(
+    study: StudyFolder, missing: list[str], planned: list[list[str]]
+) -> tuple[list[list[str]], list[str]]:
+    """Groups to go on with, and the adapters in none: begun groups go on as they were, planned ones if whole."""
     fleets = sorted((study.path / "training").glob(f"*/{FLEET}"))
     begun = [json.loads(f.read_text("utf-8")) for f in fleets if any((f.parent / "checkpoints").glob("[0-9]*"))]
-    begun = [group for group in begun if set(group) & set(missing)]
-    rest = [name for name in missing if not any(name in group for group in begun)]
-    # Even groups: 11 adapters in fleets of 10 are trained as 6 and 5, not as 10 and 1; if they can, in multiples of
-    # the mesh's axis.
-    count = -(-len(rest) // most)
-    each = -(-len(rest) // max(1, count))
+    groups = [group for group in begun if set(group) & set(missing)]
+    taken = {name for group in groups for name in group}
+    groups += [group for group in planned if set(group) <= set(missing) - taken]
+    taken = {name for group in groups for name in group}
+    return groups, [name for name in missing if name not in taken]
+
+
+def even_groups(names: list[str], most: int, *, data: int = 1) -> list[list[str]]:
+    """`names` in groups of at most `most`: 11 in fleets of 10 are 6 and 5, not 10 and 1; if they can, in multiples of
+    the mesh's axis `data`, so that fleets are laid over it."""
+    each = -(-len(names) // -(-len(names) // most))
     each = round_up(each, data) if round_up(each, data) <= most else each
-    return begun + [rest[i : i + each] for i in range(0, len(rest), max(1, each))]
+    return [names[i : i + each] for i in range(0, len(names), each)]
 
 
 def train_group(study: StudyFolder, bench: Workbench, names: list[str], options: Finetune) -> None:
     """Trains the adapters `names` as one fleet, and saves each as a PEFT folder."""
     config = bench.config
     folder = study.path / "training" / f"{names[0]}-{zlib.crc32(json.dumps(names).encode()):08x}"
-    if is_first():
-        write_text(folder / FLEET, json.dumps(names))
+    from_first(lambda: write_text(folder / FLEET, json.dumps(names)))
     with progress() as bar:
         line = bar.add_task("training", total=max(map(bench.steps, names)), note="compiling")
 
@@ -162,16 +198,18 @@ def train_group(study: StudyFolder, bench: Workbench, names: list[str], options:
             trackers=trackers,
             profile_steps=options.profile,
         )
-    if is_first():
+    adapter = jax.device_get(trained.adapter)  # what one process does alone is no business of the devices
+
+    def save() -> None:
         for i, name in enumerate(names):
             if name not in trained.failed:
                 notes = {"name": name, "study": study.record["config"], "model": study.record["model"]["fingerprint"]}
                 notes["steps"] = trained.steps[name]
-                save_adapter(
-                    take(trained.adapter, [i]), bench.lora(name), study.adapter(name), base=config.model, notes=notes
-                )
+                save_adapter(take(adapter, [i]), bench.lora(name), study.adapter(name), base=config.model, notes=notes)
         if trained.failed:
             write_text(folder / FAILED, json.dumps(trained.failed))
+
+    from_first(save)
 
 
 def failures(study: StudyFolder) -> dict[str, int]:
@@ -189,8 +227,9 @@ def tidy(study: StudyFolder) -> None:
         for line in log.read_text("utf-8").splitlines():
             row = json.loads(line)
             joined = rows.setdefault(row["step"], {"step": row["step"]})
-            for key in row.keys() - {"step"}:
-                joined.setdefault(key, {}).update(row[key])
+            for key, values in row.items():
+                if key != "step":
+                    joined.setdefault(key, {}).update(values)
     write_text(study.path / "metrics.jsonl", "".join(json.dumps(rows[step]) + "\n" for step in sorted(rows)))
     failed = failures(study)
     for file in (study.path / "training").glob(f"*/{FLEET}"):

@@ -6,7 +6,7 @@ import csv
 import io
 from pathlib import Path
 
-from lorajax.distributed import is_first
+from lorajax.distributed import from_first
 from lorajax.files import write_text
 from lorajax.lora.adapter import Adapter, stack, zeros_like
 from lorajax.lora.peft import load_adapter
@@ -25,9 +25,10 @@ EVALUATION_ROWS = 16
 def measure_losses(study: StudyFolder, bench: Workbench) -> None:
     """Held-out answer loss of every task, before (base) and after training, under E and under its own control model."""
     file = study.results / "losses.csv"
-    trained = {n: study.adapter_fingerprint(n) for n in (MULTI_TASK, *bench.tasks) if study.is_trained(n)}
+    names = (MULTI_TASK, *bench.tasks)
+    trained = from_first(lambda: {n: study.adapter_fingerprint(n) for n in names if study.is_trained(n)})
     # A row counts while its adapter is the one that is there.
-    known = {(row["task"], row["model"]): row for row in _read_csv(file)}
+    known = {(row["task"], row["model"]): row for row in from_first(lambda: _read_csv(file))}
     adapter_of = {key: trained.get(MULTI_TASK if key[1] == "E" else key[0]) for key in known}
     known = {key: row for key, row in known.items() if row.get("adapter") == adapter_of[key]}
     wanted = [
@@ -60,8 +61,7 @@ def measure_losses(study: StudyFolder, bench: Workbench) -> None:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(known[key] for key in wanted)
-        if is_first():
-            write_text(file, text.getvalue())
+        from_first(lambda: write_text(file, text.getvalue()))
     show_table(
         "Held-out loss, nats per answer token",
         ["task", "base", "E", "C"],

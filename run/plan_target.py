@@ -18,7 +18,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.experimental import topologies
+
+from lorajax.data.batching import Layout
 from lorajax.errors import LorajaxError
+from lorajax.lora.adapter import LoraConfig
+from lorajax.mesh import automatic_sizes, make_mesh, parse_mesh
+from lorajax.models.config import ModelConfig
+from lorajax.models.quantize import Quantize
+from lorajax.training.capacity import Setup, abstract_model, bytes_on_device, largest_fleet, measure, memory_of
+from lorajax.training.config import TrainConfig
+from lorajax.training.flops import xla_flops
 
 #: How a child marks its answer, among whatever libraries print.
 MARK = "lorajax-answer: "
@@ -29,38 +42,53 @@ class Question:
     """What to compile, in JSON types: `model` has the keys of a config.json, `lora` and `train` those of the configs.
 
     `layout` is (rows, length, answers) of an adapter's batch, `most` the largest fleet to look for (0: do not look),
-    `device_bytes` the memory of a device (0: ask it) and `topology` a TPU's name for the compiler, if one is meant.
+    `chip_bytes` the memory of an accelerator (0: ask it) and `topology` a TPU's name for the compiler, if one is meant.
     """
 
     model: dict[str, Any]
     dtype: str
-    quantize: str
+    quantize: Quantize
     lora: dict[str, Any]
     train: dict[str, Any]
     layout: tuple[int, int, int]
     mesh: str
     fleet: int
     most: int
-    device_bytes: int
+    chip_bytes: int
     topology: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the compiler said: `memory` of each device by kind for the fleet asked for, None where it refused (`refused`).
+    """What the compiler said: `memory` of each device by kind for the fleet asked for, None where it `refused`.
 
-    `largest` is the largest fleet that fits, 0 for none and None where it was not looked for.
+    `largest` is the largest fleet that fits, 0 for none and None where it was not looked for; `whole` the bytes of the
+    base on one device alone; `chips` how many accelerators the mesh takes (a TPU chip may be two devices).
     """
 
     platform: str
     kind: str
     mesh: dict[str, int]
+    chips: float
     device_bytes: int | None
+    whole: int
     rows: int
     memory: dict[str, int] | None
     refused: str
     largest: int | None
-    xla_flops: float | None
+    xla_flops: float
+
+    @property
+    def total(self) -> int:
+        """Bytes on each device in all; 0 where the compiler refused."""
+        return sum((self.memory or {}).values())
+
+    def moved(self, remat: str, accumulate: int) -> float:
+        """Bytes that a step moves on each device, by a simple count: weights, gathered, are read in every pass and part
+        of a batch, and what is kept is written and read."""
+        passes = (3 if remat == "block" else 2) * accumulate
+        kept = self.memory["adapters"] + self.memory["temporaries"] if self.memory else 0
+        return passes * self.whole / self.mesh["tensor"] + 2 * kept
 
 
 def answer(question: Question) -> Answer:
@@ -69,55 +97,51 @@ def answer(question: Question) -> Answer:
     Raises:
       LorajaxError: devices, mesh or topology that do not exist; a model, adapter or training that makes no sense.
     """
-    import jax
-
-    from lorajax.lora.adapter import LoraConfig
-    from lorajax.mesh import automatic_sizes, make_mesh, parse_mesh
-    from lorajax.models.config import ModelConfig
-    from lorajax.training.capacity import Setup, abstract_model, bytes_on_device, largest_fleet, measure, memory_of
-    from lorajax.training.capacity import Layout as BatchLayout
-    from lorajax.training.config import TrainConfig
-    from lorajax.training.flops import xla_flops
-
     if question.dtype == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")
     devices = tpu_devices(question.topology) if question.topology else jax.devices()
+    chips = math.prod(map(int, question.topology.split(":")[1].split("x"))) if question.topology else len(devices)
     config = ModelConfig.from_hf(question.model)
-    build = functools.partial(abstract_model, config, dtype=jax.numpy.dtype(question.dtype), quantize=question.quantize)
-    known = question.device_bytes or (None if question.topology else memory_of(make_mesh(devices=devices[:1])))
+    build = functools.partial(abstract_model, config, dtype=jnp.dtype(question.dtype), quantize=question.quantize)
+    whole = bytes_on_device(nnx.split(build(make_mesh(devices=devices[:1])))[1])
+    told = question.chip_bytes * chips // len(devices)
+    known = told or memory_of(make_mesh(data=len(devices), devices=devices))
     if question.mesh == "auto":
-        whole = bytes_on_device(jax.tree.leaves(build(make_mesh(devices=devices[:1]))))
         sizes = automatic_sizes(len(devices), base_bytes=whole, device_bytes=known)
     else:
         sizes = parse_mesh(question.mesh)
     used = math.prod(sizes.values())
-    mesh = make_mesh(**sizes, devices=devices[:used] if used <= len(devices) else devices)
-    lora, train = (
-        kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()})
-        for kind, keys in ((LoraConfig, question.lora), (TrainConfig, question.train))
-    )
-    setup = Setup(build(mesh), lora, train, BatchLayout(*question.layout), mesh)
+    mesh = make_mesh(**sizes, devices=devices)
+    lora, train = _config(LoraConfig, question.lora), _config(TrainConfig, question.train)
+    setup = Setup(build(mesh), lora, train, Layout(*question.layout), mesh)
     memory = functools.cache(functools.partial(measure, setup))
     found, refused = None, ""
     try:
         found = memory(question.fleet)
     except LorajaxError as error:
         refused = str(error)
-    room = question.device_bytes or memory_of(mesh)
+    room = told or memory_of(mesh)
     largest = None
     if question.most and room:
         largest = largest_fleet(setup, most=question.most, device_bytes=room, memory=memory)
+    layout = setup.layout_for(question.fleet)
     return Answer(
         platform=devices[0].platform,
         kind=devices[0].device_kind,
         mesh=dict(mesh.shape),
+        chips=used * chips / len(devices),
         device_bytes=room,
-        rows=setup.layout_for(question.fleet).rows,
+        whole=whole,
+        rows=layout.rows,
         memory=None if found is None else dataclasses.asdict(found),
         refused=refused,
         largest=largest,
-        xla_flops=xla_flops(config, lora, train, setup.layout_for(question.fleet), question.fleet),
+        xla_flops=xla_flops(config, lora, train, layout, question.fleet),
     )
+
+
+def _config(kind: type, keys: dict[str, Any]) -> Any:
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()})
 
 
 def tpu_devices(topology: str) -> list:
@@ -126,12 +150,12 @@ def tpu_devices(topology: str) -> list:
     Raises:
       LorajaxError: the compiler knows no such topology.
     """
-    from jax.experimental import topologies
-
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except Exception as error:  # a plugin's own kind, one for each cause
-        raise LorajaxError(f"--topology {topology}: the TPU compiler did not take it: {_last_line(str(error))}") from None
+        raise LorajaxError(
+            f"--topology {topology}: the TPU compiler did not take it: {_last_line(str(error))}"
+        ) from None
 
 
 def ask(question: Question, *, devices: int = 0, python: str = "") -> Answer:

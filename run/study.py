@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tyro
 
+from lorajax.errors import LorajaxError
 from run import report
 from run.cka_all_layers import CkaAllLayers, cka_all_layers
 from run.finetune import Finetune, complain, finetune
@@ -19,7 +20,13 @@ from run.workbench import Workbench
 
 
 def study(options: Finetune) -> None:
-    """Runs the three commands over one loaded model."""
+    """Runs the three commands over one loaded model.
+
+    Raises:
+      LorajaxError: it was asked for on several processes, which only the training can use.
+    """
+    if options.processes.coordinator or options.processes.distributed == "on":
+        raise LorajaxError("run.study works in one process; use run.finetune on several, then run.study in one")
     with study_lock(options.out):
         bench = Workbench.prepare(options.config)
         folder = finetune(options, bench)

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lorajax.data import builtin, jsonl
-from lorajax.data.batching import Stream
+from lorajax.data.batching import Stream, plan_layouts
 from lorajax.data.mixture import quotas
 from lorajax.data.prompts import Tokenized, tokenize
 from lorajax.data.task import Task, overlap, select
@@ -24,6 +24,7 @@ from lorajax.lora.adapter import LoraConfig, init_adapter, stack
 from lorajax.mesh import choose_mesh, on_mesh
 from lorajax.models.checkpoint import Checkpoint, load
 from lorajax.models.config import ModelConfig
+from lorajax.training.capacity import fleet_size
 from lorajax.training.fleet import Fleet
 from run.options import MULTI_TASK, DataConfig, StudyConfig
 from run.terminal import say
@@ -159,28 +160,40 @@ class Workbench:
         return self.config.train.steps_for(name, sum(self.quotas(name).values()))
 
     def fleet_size(self, names: Sequence[str]) -> int:
-        """How many of the adapters `names` are trained together."""
-        return self.config.fleet_size
+        """How many of the adapters `names` are trained together: as many as the settings and the memory allow."""
+        most = min(self.config.fleet_size, len(names))
+        if most < 1:
+            return self.config.fleet_size
+        train, mesh = self.config.train, self.mesh
+        layouts = plan_layouts(
+            [self._stream(name) for name in names],
+            [self.steps(name) for name in names],
+            batch_size=train.batch_size,
+            packed=train.packing,
+            row_multiple=train.accumulate,
+        ).layouts
+        largest = dataclasses.replace(layouts[-1], answers=max(layout.answers for layout in layouts))
+        lora = dataclasses.replace(self.config.lora, rank=max(self.lora(name).rank for name in names))
+        return fleet_size(self.checkpoint.model, lora, train, largest, mesh, most=most)
 
     def fleet(self, names: Sequence[str]) -> Fleet:
         """The adapters `names`, ready to be trained together."""
-        train = self.config.train
-        streams = []
-        for name in names:
-            own = self.quotas(name)
-            sets = [self.train[task] for task in own]
-            streams.append(Stream(name, sets, seed=train.seed, quotas=list(own.values())))
-        model = self.checkpoint.model.config
+        train, model = self.config.train, self.checkpoint.model.config
         parts = [init_adapter(model, self.lora(name), [name], seed=train.seed) for name in names]
         return Fleet(
             names=tuple(names),
             adapter=stack(parts),
-            streams=tuple(streams),
+            streams=tuple(self._stream(name) for name in names),
             steps=tuple(self.steps(name) for name in names),
             learning_rates=tuple(train.own(name).get("learning_rate", train.learning_rate) for name in names),
             pad=self.pad,
             validation=tuple(self._validation(name) for name in names) if train.evaluate_every else (),
         )
+
+    def _stream(self, name: str) -> Stream:
+        own = self.quotas(name)
+        sets = [self.train[task] for task in own]
+        return Stream(name, sets, seed=self.config.train.seed, quotas=list(own.values()))
 
     def _validation(self, name: str) -> Tokenized:
         """Validation examples of an adapter; of E, as many in all, or one of each task."""

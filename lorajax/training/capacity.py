@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lorajax.data.batching import Layout, round_up
 from lorajax.errors import LorajaxError
 from lorajax.lora.adapter import LoraConfig, init_adapter
+from lorajax.machines import host_bytes
 from lorajax.mesh import device_bytes as bytes_of
 from lorajax.mesh import fleet_axes, row_devices, sharding
 from lorajax.models.config import ModelConfig
@@ -154,7 +154,7 @@ def measure(setup: Setup, size: int) -> Memory:
     """
     state, base, fixed, batch = abstract_arguments(setup, size)
     try:
-        found = lower_step(setup, size).compile().memory_analysis()
+        found: Any = lower_step(setup, size).compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -265,15 +265,6 @@ def memory_of(mesh: Mesh, *, held: int = 0) -> int | None:
     if not own or own[0].platform != "cpu":
         return bytes_of(own[0]) if own else None
     return host_bytes() // len(own) + held
-
-
-def host_bytes() -> int:
-    """Memory that the system can give now (Linux), or all it has."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _agreed(room: int | None) -> int | None:

@@ -51,11 +51,19 @@ class Checkpoints:
         """The last state saved, in the shapes and shardings of `state`; `state` itself when there is none.
 
         The devices may be others, or of another number, than those it was saved from.
+
+        Raises:
+          LorajaxError: there is one that cannot be read.
         """
         if self._checkpointer.latest is None:
             return state
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _fields(state))
-        fields = self._checkpointer.load(None, abstract)
+        try:
+            fields = self._checkpointer.load(None, abstract)
+        except Exception as error:
+            raise LorajaxError(
+                f"{self._folder}: its checkpoint could not be read: {error}; delete it to train from the start"
+            ) from error
         if fields["best"] is not None:
             fields["best"] = Best(**fields["best"])
         return TrainState(**fields)

@@ -1,7 +1,8 @@
 """The floating-point operations of a training step: counted by formula, and by XLA.
 
-A product of `[m, k]` and `[k, n]` is 2 m k n operations; elementwise work, a few per cent, is left out. For n = N * P * T
-tokens (padding too: it is computed), kernels of the blocks with W weights, adapters with A weights each, R answers a row:
+A product of `[m, k]` and `[k, n]` is 2 m k n operations; elementwise work, a few per cent, is left out. With
+n = N * P * T tokens (padding is computed too), W weights in the kernels of the L blocks, A weights in the factors of
+one adapter, and R answer tokens a row:
 
     frozen       4 W n           forward, and the gradient of the input; there is none of the weights
     adapters     6 A n           forward, and the gradients of input and factors
@@ -14,17 +15,20 @@ tokens (padding too: it is computed), kernels of the blocks with W weights, adap
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+from flax import nnx
+from jax.extend.core import jaxpr_as_fun
 
 from lorajax.data.batching import Layout
 from lorajax.lora.adapter import LoraConfig, linear_shapes, target_layers
 from lorajax.mesh import make_mesh
 from lorajax.models.attention import QUERY_BLOCK
 from lorajax.models.config import ModelConfig
-from lorajax.training.capacity import Setup, abstract_arguments, abstract_model, lower_step
+from lorajax.training.capacity import Setup, abstract_arguments, abstract_model
 from lorajax.training.config import TrainConfig
+from lorajax.training.step import make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,15 +89,21 @@ def xla_flops(config: ModelConfig, lora: LoraConfig, train: TrainConfig, layout:
     """Operations of the same step as XLA counts them, elementwise ones too, before it optimises the program.
 
     XLA counts the body of a loop once, however often it runs. So the step is traced with all its loops unrolled, for
-    one layer and for two, on this process's first device: the difference is a layer. Nothing is compiled or run.
+    one layer and for two, on one device of this process: the difference is a layer. Nothing is compiled or run.
     """
     mesh = make_mesh(devices=jax.local_devices()[:1])
 
     def count(layers: int) -> float:
-        short = dataclasses.replace(config, num_layers=layers)
-        setup = Setup(abstract_model(short, mesh), _every_layer(lora), train, layout, mesh)
-        with jax.disable_jit():  # scans become Python loops
-            return lower_unrolled(setup, size).cost_analysis()["flops"]
+        model = abstract_model(dataclasses.replace(config, num_layers=layers), mesh)
+        setup = Setup(model, lora, train, layout, mesh)
+        arguments = abstract_arguments(setup, size)
+        placed = jax.tree.map(lambda x: x.sharding, arguments[0])
+        with jax.disable_jit():  # a scan is a Python loop
+            step = make_step(nnx.split(model)[0], train, mesh, placed, dropout=lora.dropout)
+            unrolled = jax.make_jaxpr(step)(*arguments)
+        leaves = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in jax.tree.leaves(arguments)]
+        cost: Any = jax.jit(jaxpr_as_fun(unrolled)).lower(*leaves).cost_analysis()
+        return cost["flops"]
 
     one, two = count(1), count(2)
     return one + (two - one) * (config.num_layers - 1)

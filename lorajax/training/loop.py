@@ -102,7 +102,7 @@ def train(
         note = jax.jit(functools.partial(judge, patience=config.patience), donate_argnums=0, out_shardings=placed[0])
         batches = stack.enter_context(_prepared(fleet, config, mesh, range(first, record.steps)))
         for number, batch, layout in batches:
-            if stop.asked(number):
+            if stop.asked():
                 record.finish()
                 _save(checkpoints, log, number, state)
                 checkpoints.wait()
@@ -206,7 +206,7 @@ class _Record:
         """Takes the validation losses `[N]` measured after the last step; nobody left in the training ends it."""
         self._validation = np.asarray(losses).tolist()
         assert self._waiting is not None
-        self.over = self.over or int(np.max(jax.device_get(state.last))) <= self._waiting[0]
+        self.over = self.over or int(jax.numpy.max(state.last)) <= self._waiting[0]
 
     def finish(self) -> None:
         """Writes what is waited for."""

@@ -1,7 +1,13 @@
-"""Being asked to stop: Ctrl-C, or the SIGTERM that machines get before they are taken away."""
+"""Being asked to stop: Ctrl-C, or the SIGTERM that machines get before they are taken away.
+
+Of many processes one may be told, and all have to stop at the same step. JAX's coordination service catches SIGTERM and
+lets them agree on a step that none has begun; until then asking it costs no more than looking at a flag.
+"""
 
 from __future__ import annotations
 
+import itertools
+import os
 import signal
 import threading
 from types import FrameType
@@ -10,6 +16,10 @@ import jax
 
 #: Signals that end a training after the step it is in, with a checkpoint.
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+#: Numbers the questions. Steps would not do: they begin anew with each group, and what is agreed on may lie beyond the
+#: last step of one.
+_questions = itertools.count()
 
 
 class Stopped(Exception):
@@ -27,13 +37,12 @@ class StopRequests:
         self.number = 0
         self._before: dict[int, object] = {}
 
-    def asked(self, step: int) -> bool:
-        """Whether to stop before `step`; of many processes all answer alike."""
+    def asked(self) -> bool:
+        """Whether to stop before the next step; of many processes all ask as often, and all answer alike."""
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
-            # The coordination service hears of one process's SIGTERM and agrees on a step with all.
-            if multihost_utils.reached_preemption_sync_point(step):
+            if multihost_utils.reached_preemption_sync_point(next(_questions)):
                 self.number = self.number or signal.SIGTERM
                 return True
             return False
@@ -42,6 +51,8 @@ class StopRequests:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         self._restore()
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
@@ -49,9 +60,10 @@ class StopRequests:
         self._before = {}
 
     def __enter__(self) -> StopRequests:
-        # With many processes SIGTERM belongs to JAX's coordination service. Only a main thread may handle signals.
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        # Of many processes, SIGTERM belongs to JAX's coordination service, and others are handed on to it.
+        own = [number for number in SIGNALS if number != signal.SIGTERM or jax.process_count() == 1]
+        if threading.current_thread() is threading.main_thread():  # no other thread may handle signals
+            self._before = {number: signal.signal(number, self._note) for number in own}
         return self
 
     def __exit__(self, *_) -> None:

@@ -14,7 +14,7 @@ import xarray as xr
 from lorajax.errors import LorajaxError
 from lorajax.lora.peft import load_adapter
 from run import cka_all_layers, export, finetune, report, study
-from run.finetune import Finetune, pending_groups
+from run.finetune import Finetune, even_groups, pending_groups
 from run.options import StudyConfig
 from run.study_folder import StudyFolder
 from tests.tiny import TINY, tiny_checkpoint
@@ -175,7 +175,7 @@ def test_killed_between_saving_and_tidying(copy, model):
     """The log is joined and checkpoints go even when every adapter is there already."""
     log = (copy / "metrics.jsonl").read_text()
     (copy / "metrics.jsonl").unlink()
-    group = next(iter((copy / "training").iterdir()))
+    group = next((copy / "training").glob("*/fleet.json")).parent
     (group / "checkpoints" / "6").mkdir(parents=True)
     (copy / ".study.json.0123abcd.tmp").write_text("{")
     (copy / "adapters" / ".E.0123abcd.tmp").mkdir()
@@ -207,20 +207,27 @@ def test_a_killed_study_resumes(model, tmp_path):
     assert sorted(p.name for p in (folder / "adapters").iterdir()) == sorted(["E", *TASKS])
 
 
-def test_groups_are_even_and_begun_ones_go_on(tmp_path):
-    folder = StudyFolder(tmp_path, {})
+def test_groups_are_even():
     names = [f"t{i}" for i in range(11)]
-    assert [len(g) for g in pending_groups(folder, names, 10)] == [6, 5]
+    assert [len(g) for g in even_groups(names, 10)] == [6, 5]
+    assert [len(g) for g in even_groups(names, 11)] == [11]
+    assert [name for g in even_groups(names, 4) for name in g] == names
+    # A fleet that a mesh's axis divides is laid over it.
+    assert [len(g) for g in even_groups(names[:7], 4, data=4)] == [4, 3]
+    assert [len(g) for g in even_groups(names[:6], 10, data=4)] == [6]
+
+
+def test_begun_and_planned_groups_go_on(tmp_path):
+    folder = StudyFolder(tmp_path, {})
+    names = [f"t{i}" for i in range(6)]
     (tmp_path / "training" / "t3").mkdir(parents=True)
     (tmp_path / "training" / "t3" / "fleet.json").write_text(json.dumps(["t3", "t4"]))
-    assert [len(g) for g in pending_groups(folder, names, 10)] == [6, 5]  # nothing to go on from
+    assert pending_groups(folder, names, []) == ([], names)  # nothing to go on from
     (tmp_path / "training" / "t3" / "checkpoints" / "10").mkdir(parents=True)
-    groups = pending_groups(folder, names, 10)
-    assert groups == [["t3", "t4"], [n for n in names if n not in ("t3", "t4")]]
-    assert pending_groups(folder, [], 10) == []
-    # A fleet that a mesh's axis divides is laid over it.
-    assert [len(g) for g in pending_groups(folder, names[:1] + names[5:], 4, data=4)] == [4, 3]
-    assert [len(g) for g in pending_groups(folder, names[5:], 10, data=4)] == [6]
+    assert pending_groups(folder, names, []) == ([["t3", "t4"]], ["t0", "t1", "t2", "t5"])
+    planned = [["t0", "t1"], ["t2", "t3"]]  # the second one clashes with what was begun
+    assert pending_groups(folder, names, planned) == ([["t3", "t4"], ["t0", "t1"]], ["t2", "t5"])
+    assert pending_groups(folder, ["t1"], planned) == ([], ["t1"])  # t0 is trained: the group is not whole
 
 
 class TestBadInput:

@@ -1,0 +1,303 @@
+"""What fits and what it costs, before a machine is paid for: compiles the training step from shapes alone.
+
+    python -m run.plan --model llama2-7b --topology v5e:4x4 --fleet 8 --batch-size 4 --length 1024 --dtype bfloat16
+
+No weights are needed or fetched. Without a target the step is compiled for this machine's devices; `--devices 8` for as
+many virtual CPU devices; `--topology v5e:4x4` for a TPU, by its own compiler (libtpu), which needs none; `--accelerator
+h100` sizes the same program for a GPU by way of the CPU's compiler, which is an estimate. Every line says where it is
+from: computed by the compiler, counted by a formula, or assumed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+
+from lorajax.data.batching import Layout
+from lorajax.errors import LorajaxError
+from lorajax.lora.adapter import LoraConfig
+from lorajax.machines import Accelerator, Speed, machine, machine_of
+from lorajax.mesh import parse_mesh
+from lorajax.models.config import ModelConfig
+from lorajax.models.named import config_of
+from lorajax.models.quantize import Quantize
+from lorajax.training.capacity import FITS
+from lorajax.training.config import TrainConfig
+from lorajax.training.flops import Flops, count_flops
+from run.options import Dtype
+from run.plan_target import Answer, Question, ask, check_topology
+from run.terminal import command, console, duration, say, show_table
+
+COMPUTED, COUNTED, ASSUMED = "computed by the compiler", "counted by formula", "assumed"
+
+#: Largest fleet that is looked for, unless --tasks says how many adapters there are.
+MOST = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Tell what a study would take on a machine, by compiling its training step."""
+
+    model: str = "smollm2"
+    """A known size such as `llama2-7b`, a folder, a config.json, a .gguf file or a hub id; weights are not read."""
+    fleet: int = 8
+    """Adapters trained together."""
+    length: int = 1024
+    """Tokens of a row."""
+    answers: int = 0
+    """Answer tokens of a row at most; 0 for all of its tokens."""
+    tasks: int = 0
+    """Tasks of the study: one adapter each and the multi-task model; 0 for no estimate of a whole study."""
+    dtype: Dtype = "float32"
+    """Of the frozen weights and of the arithmetic: float32 or bfloat16."""
+    quantize: Quantize = "none"
+    """Keep the frozen kernels in 8 bits (`int8`) or 4 (`nf4`)."""
+    mesh: str = "auto"
+    """Devices along each axis, such as data=4,fsdp=4; `auto`: weights on as few devices as hold them."""
+    lora: tyro.conf.OmitArgPrefixes[LoraConfig] = LoraConfig()
+    train: tyro.conf.OmitArgPrefixes[TrainConfig] = TrainConfig()
+    devices: int = 0
+    """Compile for this many virtual CPU devices."""
+    topology: str = ""
+    """Compile for a TPU such as v5e:4x4, v6e:2x2 or v4:2x2x2; needs libtpu, but no TPU."""
+    tpu_python: str = ""
+    """Interpreter of an environment with jax, flax, optax and libtpu, where this one has no libtpu."""
+    accelerator: str = ""
+    """Estimate for an accelerator such as h100 or a100-80, of which --count are there."""
+    count: int = 1
+    """Number of accelerators of --accelerator."""
+    search: bool = True
+    """Look for the largest fleet that fits; takes a few compilations more."""
+    efficiency: float = 0.4
+    """Share of the peak operations that a step is assumed to reach."""
+    peak: float = 0.0
+    """Operations a second of one accelerator; 0 for the published dense bfloat16 peak."""
+    price: float = 0.0
+    """US dollars an hour for one accelerator; 0 for a list price."""
+    json: bool = False
+    """Print JSON in place of tables."""
+
+    def __post_init__(self):
+        for flag, value, least in (
+            ("--fleet", self.fleet, 1),
+            ("--length", self.length, 2),
+            ("--answers", self.answers, 0),
+            ("--tasks", self.tasks, 0),
+            ("--devices", self.devices, 0),
+            ("--count", self.count, 1),
+        ):
+            if value < least:
+                raise LorajaxError(f"{flag} must be at least {least}, found {value}")
+        if self.answers > self.length:
+            raise LorajaxError(f"--answers {self.answers} is more than the --length {self.length} of a row")
+        if not 0 < self.efficiency <= 1:
+            raise LorajaxError(f"--efficiency is a share in (0, 1], found {self.efficiency}")
+        for flag, number in (("--peak", self.peak), ("--price", self.price)):
+            if not 0 <= number < math.inf:
+                raise LorajaxError(f"{flag} must be 0 or more, found {number}")
+        if sum(map(bool, (self.devices, self.topology, self.accelerator))) > 1:
+            raise LorajaxError("--devices, --topology and --accelerator name different targets: give one of them")
+        if self.topology:
+            check_topology(self.topology)
+        if self.mesh != "auto":
+            parse_mesh(self.mesh)
+
+    @property
+    def layout(self) -> Layout:
+        """A step's rows of one adapter, before the mesh rounds them up."""
+        return Layout(self.train.batch_size, self.length, self.answers or self.length)
+
+    @property
+    def most(self) -> int:
+        """The largest fleet that is of use, or that is looked for."""
+        return self.tasks + 1 if self.tasks else max(MOST, self.fleet)
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One thing a plan says: `text` for people, `value` for programs, and where it is from."""
+
+    name: str
+    value: Any
+    text: str
+    basis: str
+
+
+def plan(options: Plan) -> dict[str, list[Line]]:
+    """Compiles the step and gives all lines, by section.
+
+    Raises:
+      LorajaxError: a model, target or mesh that does not exist; libtpu is missing.
+    """
+    config = config_of(options.model)
+    if options.length > config.max_positions:
+        raise LorajaxError(f"--length {options.length} is more than the model's {config.max_positions} positions")
+    named = options.topology.split(":")[0] or options.accelerator
+    meant = machine(named) if named else None
+    question = Question(
+        model=config.to_hf(),
+        dtype=options.dtype,
+        quantize=options.quantize,
+        lora=dataclasses.asdict(options.lora),
+        train=dataclasses.asdict(options.train),
+        layout=dataclasses.astuple(options.layout),
+        mesh=options.mesh,
+        fleet=options.fleet,
+        most=options.most if options.search else 0,
+        chip_bytes=meant.memory if meant else 0,
+        topology=options.topology,
+    )
+    virtual = options.devices or (options.count if options.accelerator else 0)
+    found = ask(question, devices=virtual, python=options.tpu_python)
+    if meant is None and found.platform != "cpu":
+        meant = machine_of(found.kind)
+    layout = dataclasses.replace(options.layout, rows=found.rows)
+    peak = options.peak or (meant.peak if meant else None)
+    moved = found.moved(options.train.remat, options.train.accumulate)
+    reached = peak * options.efficiency * found.chips if peak else None
+    speed = Speed(reached, meant.bandwidth if meant else None)
+
+    def flops(adapters: int) -> Flops:
+        return count_flops(config, options.lora, options.train, layout, adapters)
+
+    step, tokens = flops(options.fleet), options.fleet * layout.rows * layout.length
+    return {
+        "target": target(options, config, found),
+        "memory of each device": memory(options, found),
+        "work of a step": work(step, found, tokens),
+        "time": time(options, step, speed, moved, tokens),
+        "study": study(options, lambda n: speed.seconds(flops(n).total, moved), meant, found.chips),
+    }
+
+
+def target(options: Plan, config: ModelConfig, found: Answer) -> list[Line]:
+    """What is compiled, and for what."""
+    mesh = ", ".join(f"{axis}={size}" for axis, size in found.mesh.items())
+    told = options.accelerator and f"{options.count} x {options.accelerator}, by way of CPU devices"
+    machines = options.topology or told or f"{found.kind} ({found.platform})"
+    number = config.parameter_count()
+    step = f"{options.fleet} adapters x {found.rows} rows x {options.length} tokens, remat {options.train.remat}"
+    return [
+        Line("model", options.model, f"{options.model}, {number:,} parameters", COUNTED),
+        Line("step", step, step, "asked for"),
+        Line("compiled for", machines, machines, COMPUTED),
+        Line("mesh", found.mesh, mesh, "chosen" if options.mesh == "auto" else "asked for"),
+    ]
+
+
+def memory(options: Plan, found: Answer) -> list[Line]:
+    """Bytes on each device by kind, and what fits."""
+    compiled = "estimated: the CPU's compiler, same shapes" if options.accelerator else COMPUTED
+    names = [
+        ("base", "base weights", COUNTED),
+        ("adapters", "adapters and optimizer state", COUNTED),
+        ("batch", "batch", COUNTED),
+        ("temporaries", "temporaries: activations, gradients, gathered weights", compiled),
+        ("rest", "other results, padding, program", compiled),
+        ("total", "total", compiled),
+    ]
+    sizes = (found.memory or {}) | {"total": found.total}
+    lines = [Line(name, sizes[key], size(sizes[key]), basis) for key, name, basis in names if found.memory]
+    if found.refused:
+        lines.append(Line("refused", found.refused, found.refused, COMPUTED))
+    if found.device_bytes:
+        published = "published by the maker" if options.topology or options.accelerator else "told by the system"
+        lines.append(Line("memory of a device", found.device_bytes, size(found.device_bytes), published))
+        usable = FITS * found.device_bytes
+        fits = found.memory is not None and found.total <= usable
+        text = f"{'yes' if fits else 'no'}, of {size(usable)} usable"
+        lines.append(Line("fits", fits, text, f"{FITS} of it: {ASSUMED}"))
+    if found.largest is not None:
+        most = f"{found.largest} adapters" if found.largest else "none: not even one adapter"
+        if found.largest == options.most:
+            most += ", and no more were looked for"
+        lines.append(Line("largest fleet that fits", found.largest, most, compiled))
+    return lines
+
+
+def work(flops: Flops, found: Answer, tokens: int) -> list[Line]:
+    """Operations of a step."""
+    unrolled = f"{COMPUTED}, loops unrolled, elementwise work too"
+    return [
+        *(Line(name, value, f"{value:.3e}", COUNTED) for name, value in dataclasses.asdict(flops).items()),
+        Line("FLOPs of a step", flops.total, f"{flops.total:.3e}", COUNTED),
+        Line("FLOPs of a step, by XLA", found.xla_flops, f"{found.xla_flops:.3e}", unrolled),
+        Line("FLOPs of a token", flops.total / tokens, f"{flops.total / tokens:.3e}", COUNTED),
+    ]
+
+
+def time(options: Plan, flops: Flops, speed: Speed, moved: float, tokens: int) -> list[Line]:
+    """How long a step takes."""
+    seconds = speed.seconds(flops.total, moved)
+    if seconds is None:
+        return [Line("seconds of a step", None, "unknown: give --peak", ASSUMED)]
+    peak = "--peak" if options.peak else "the published peak, that of bfloat16"
+    lines = [Line("seconds of a step", seconds, f"{seconds:.3f}", f"{ASSUMED}: {options.efficiency:.0%} of {peak}")]
+    moving = speed.moving(moved)
+    if moving is not None:
+        basis = f"{COUNTED}, at the published bandwidth"
+        lines.append(Line("at least, to move its bytes", moving, f"{moving:.3f}", basis))
+    return [*lines, Line("tokens a second, padding too", tokens / seconds, f"{tokens / seconds:,.0f}", ASSUMED)]
+
+
+def study(options: Plan, seconds: Callable[[int], float | None], meant: Accelerator | None, chips: float) -> list[Line]:
+    """What all adapters of a study take: even groups, one after the other, without compiling, loading or measuring.
+
+    `seconds` gives the time of a step of so many adapters.
+    """
+    if not options.tasks:
+        return []
+    adapters, steps = options.tasks + 1, options.train.steps
+    groups = -(-adapters // options.fleet)
+    most = -(-adapters // groups)
+    lines = [
+        Line("adapters", adapters, f"{adapters}, of {steps} steps each", "asked for"),
+        Line("groups", groups, f"{groups} of up to {most}", COUNTED),
+    ]
+    step = seconds(most)
+    if step is None:
+        return lines
+    hours = groups * steps * step / 3600
+    lines.append(Line("hours", hours, duration(hours * 3600), f"{ASSUMED}, as the time of a step"))
+    lines.append(Line("accelerator-hours", hours * chips, f"{hours * chips:,.1f}", f"{ASSUMED}, on {chips:g}"))
+    price = options.price or (meant.price if meant else None)
+    if price:
+        basis = "asked for" if options.price or not meant else f"{ASSUMED}: {meant.price_note}; check yours"
+        lines.append(Line("price of an accelerator-hour", price, f"${price:.2f}", basis))
+        lines.append(Line("price", hours * chips * price, f"${hours * chips * price:,.2f}", ASSUMED))
+    return lines
+
+
+def size(number: float) -> str:
+    """A number of bytes as people say it."""
+    return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.2f} MB"
+
+
+def to_json(sections: dict[str, list[Line]]) -> str:
+    """The same as JSON: section, name, then `value` (bytes, operations, seconds, dollars) and `basis`."""
+
+    def row(line: Line) -> dict[str, Any]:
+        return {"value": line.value, "basis": line.basis}
+
+    return json.dumps({title: {x.name: row(x) for x in lines} for title, lines in sections.items()}, indent=2)
+
+
+def main() -> None:
+    """Entry point of `python -m run.plan`."""
+    options = tyro.cli(Plan, description=__doc__, prog="python -m run.plan")
+    if options.json:
+        console.print(to_json(plan(options)), markup=False, soft_wrap=True)
+        return
+    say("compiling; a large model takes a minute or more for each program")
+    for title, lines in plan(options).items():
+        if lines:
+            show_table(title, ["", "value", "where it is from"], [[line.name, line.text, line.basis] for line in lines])
+
+
+if __name__ == "__main__":
+    command(main)
