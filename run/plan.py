@@ -151,16 +151,15 @@ def plan(options: Plan) -> dict[str, list[Line]]:
         most=options.most if options.search else 0,
         chip_bytes=meant.memory if meant else 0,
         topology=options.topology,
+        estimate=bool(options.accelerator),
     )
     virtual = options.devices or (options.count if options.accelerator else 0)
     found = ask(question, devices=virtual, python=options.tpu_python)
-    if meant is None and found.platform != "cpu":
-        meant = machine_of(found.kind)
+    meant = meant or machine_of(found.kind)
     layout = dataclasses.replace(options.layout, rows=found.rows)
-    peak = options.peak or (meant.peak if meant else None)
+    peak = options.peak or (meant.peak if meant else 0)
     moved = found.moved(options.train.remat, options.train.accumulate)
-    reached = peak * options.efficiency * found.chips if peak else None
-    speed = Speed(reached, meant.bandwidth if meant else None)
+    speed = Speed(peak * options.efficiency * found.chips or None, meant.bandwidth if meant else None)
 
     def flops(adapters: int) -> Flops:
         return count_flops(config, options.lora, options.train, layout, adapters)
@@ -178,12 +177,12 @@ def plan(options: Plan) -> dict[str, list[Line]]:
 def target(options: Plan, config: ModelConfig, found: Answer) -> list[Line]:
     """What is compiled, and for what."""
     mesh = ", ".join(f"{axis}={size}" for axis, size in found.mesh.items())
-    told = options.accelerator and f"{options.count} x {options.accelerator}, by way of CPU devices"
-    machines = options.topology or told or f"{found.kind} ({found.platform})"
-    number = config.parameter_count()
+    machines = options.topology or f"{found.kind} ({found.platform})"
+    if options.accelerator:
+        machines = f"{options.count} x {options.accelerator}, by way of a CPU: an estimate"
     step = f"{options.fleet} adapters x {found.rows} rows x {options.length} tokens, remat {options.train.remat}"
     return [
-        Line("model", options.model, f"{options.model}, {number:,} parameters", COUNTED),
+        Line("model", options.model, f"{options.model}, {config.parameter_count():,} parameters", COUNTED),
         Line("step", step, step, "asked for"),
         Line("compiled for", machines, machines, COMPUTED),
         Line("mesh", found.mesh, mesh, "chosen" if options.mesh == "auto" else "asked for"),
@@ -192,7 +191,7 @@ def target(options: Plan, config: ModelConfig, found: Answer) -> list[Line]:
 
 def memory(options: Plan, found: Answer) -> list[Line]:
     """Bytes on each device by kind, and what fits."""
-    compiled = "estimated: the CPU's compiler, same shapes" if options.accelerator else COMPUTED
+    compiled = "estimated: at most those of the CPU's program" if options.accelerator else COMPUTED
     names = [
         ("base", "base weights", COUNTED),
         ("adapters", "adapters and optimizer state", COUNTED),
@@ -204,7 +203,7 @@ def memory(options: Plan, found: Answer) -> list[Line]:
     sizes = (found.memory or {}) | {"total": found.total}
     lines = [Line(name, sizes[key], size(sizes[key]), basis) for key, name, basis in names if found.memory]
     if found.refused:
-        lines.append(Line("refused", found.refused, found.refused, COMPUTED))
+        lines.append(Line("refused", found.refused, "the compiler ran out of memory", COMPUTED))
     if found.device_bytes:
         published = "published by the maker" if options.topology or options.accelerator else "told by the system"
         lines.append(Line("memory of a device", found.device_bytes, size(found.device_bytes), published))
@@ -213,7 +212,7 @@ def memory(options: Plan, found: Answer) -> list[Line]:
         text = f"{'yes' if fits else 'no'}, of {size(usable)} usable"
         lines.append(Line("fits", fits, text, f"{FITS} of it: {ASSUMED}"))
     if found.largest is not None:
-        most = f"{found.largest} adapters" if found.largest else "none: not even one adapter"
+        most = f"{found.largest} together" if found.largest else "none: not even one adapter"
         if found.largest == options.most:
             most += ", and no more were looked for"
         lines.append(Line("largest fleet that fits", found.largest, most, compiled))
@@ -280,11 +279,8 @@ def size(number: float) -> str:
 
 def to_json(sections: dict[str, list[Line]]) -> str:
     """The same as JSON: section, name, then `value` (bytes, operations, seconds, dollars) and `basis`."""
-
-    def row(line: Line) -> dict[str, Any]:
-        return {"value": line.value, "basis": line.basis}
-
-    return json.dumps({title: {x.name: row(x) for x in lines} for title, lines in sections.items()}, indent=2)
+    tree = {t: {x.name: {"value": x.value, "basis": x.basis} for x in lines} for t, lines in sections.items()}
+    return json.dumps(tree, indent=2)
 
 
 def main() -> None:

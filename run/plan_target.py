@@ -29,7 +29,7 @@ from lorajax.lora.adapter import LoraConfig
 from lorajax.mesh import automatic_sizes, make_mesh, parse_mesh
 from lorajax.models.config import ModelConfig
 from lorajax.models.quantize import Quantize
-from lorajax.training.capacity import Setup, abstract_model, bytes_on_device, largest_fleet, measure, memory_of
+from lorajax.training.capacity import Memory, Setup, abstract_model, bytes_on_device, largest_fleet, measure, memory_of
 from lorajax.training.config import TrainConfig
 from lorajax.training.flops import xla_flops
 
@@ -43,6 +43,10 @@ class Question:
 
     `layout` is (rows, length, answers) of an adapter's batch, `most` the largest fleet to look for (0: do not look),
     `chip_bytes` the memory of an accelerator (0: ask it) and `topology` a TPU's name for the compiler, if one is meant.
+
+    `estimate`: the devices stand for others. A CPU's program for 16 bits holds weights and activations in float32
+    beside their short forms, which no accelerator does; the temporaries are then those of the program for float32,
+    which needs no second form: more than enough for 16 bits.
     """
 
     model: dict[str, Any]
@@ -56,6 +60,7 @@ class Question:
     most: int
     chip_bytes: int
     topology: str = ""
+    estimate: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +119,16 @@ def answer(question: Question) -> Answer:
     mesh = make_mesh(**sizes, devices=devices)
     lora, train = _config(LoraConfig, question.lora), _config(TrainConfig, question.train)
     setup = Setup(build(mesh), lora, train, Layout(*question.layout), mesh)
-    memory = functools.cache(functools.partial(measure, setup))
+    compiled = setup
+    if question.estimate:
+        wide = abstract_model(config, mesh, quantize=question.quantize)
+        compiled = dataclasses.replace(setup, model=wide)
+    base = bytes_on_device(nnx.split(setup.model)[1])
+
+    @functools.cache
+    def memory(size: int) -> Memory:
+        return dataclasses.replace(measure(compiled, size), base=base)
+
     found, refused = None, ""
     try:
         found = memory(question.fleet)
@@ -173,7 +187,8 @@ def ask(question: Question, *, devices: int = 0, python: str = "") -> Answer:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     if question.topology:
         # Outside of Google's cloud there is nobody to ask what machine this is.
-        environment |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_LOG_DIR": "disabled"}
+        # Two processes may not share a TPU, but they may compile side by side: there is none.
+        environment |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_LOG_DIR": "disabled", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
         check_topology(question.topology)
         check_libtpu(python or sys.executable)
     else:

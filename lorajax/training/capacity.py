@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -192,8 +193,8 @@ def largest_fleet(setup: Setup, *, most: int, device_bytes: int, memory: Callabl
     """The largest number of adapters, up to `most`, whose step fits into FITS of `device_bytes`; 0 for none.
 
     A multiple of the mesh's `data` axis, unless not even that many fit. Two compiled programs give the memory of an
-    adapter, the answer is extrapolated, then compiled and made smaller until the compiler agrees. `memory` replaces
-    `measure`, such as by one that remembers.
+    adapter; the answer is extrapolated, compiled, and corrected until it fits and nothing larger by a twentieth is in
+    sight. `memory` replaces `measure`, such as by one that remembers.
     """
     measured, room = memory or functools.partial(measure, setup), FITS * device_bytes
     data = setup.mesh.shape["data"]
@@ -202,26 +203,25 @@ def largest_fleet(setup: Setup, *, most: int, device_bytes: int, memory: Callabl
         try:
             return measured(size).total
         except LorajaxError:  # the compiler refused it
-            return float("inf")
+            return math.inf
 
     def search(unit: int, most: int) -> int:
-        first = total(unit)
-        if first > room or most < 2 * unit:
-            return unit if first <= room else 0
-        fits, taken = unit, first
+        last, taken = unit, total(unit)
+        if taken > room:
+            return 0
+        low, high = unit, (most // unit + 1) * unit  # this many fit; this many do not, or are not wanted
         guess = 2 * unit
-        while guess > fits:
+        while low < guess < high:
             found = total(guess)
-            if found <= room and guess > 2 * unit:
-                return guess
-            if found <= room:
-                slope = max((found - taken) / unit, 1)
-                fits, taken = guess, found
-                guess = min(most, guess + int((room - found) / slope)) // unit * unit
-            else:
-                between = fits + (guess - fits) * (room - taken) / (found - taken)
-                guess = min(guess - unit, int(between) // unit * unit)
-        return fits
+            low, high = (guess, high) if found <= room else (low, guess)
+            better = (low + high) / 2
+            if found < math.inf:
+                slope = max((found - taken) / (guess - last), 1)
+                better, last, taken = guess + (room - found) / slope, guess, found
+            if found <= room and better < 1.05 * low:
+                break
+            guess = max(low, min(high - unit, int(better) // unit * unit))
+        return low
 
     found = search(data, most) if most >= data else 0
     return found or (search(1, min(most, data - 1)) if data > 1 else 0)

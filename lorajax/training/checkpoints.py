@@ -16,14 +16,22 @@ from orbax.checkpoint import v1 as ocp
 from lorajax.errors import LorajaxError
 from lorajax.training.step import Best, TrainState
 
+#: How long processes wait for each other's part of a checkpoint. It bounds how late an error of one is noticed, too:
+#: orbax lets the one that could not write wait for the others, which wait for it.
+WRITE_SECONDS = 300
+
 
 class Checkpoints:
     """The training state on disk (orbax): the last one is kept, written whole or not at all, while training goes on."""
 
     def __init__(self, folder: Path):
         self._folder = folder
+        context = ocp.Context()
+        context.asynchronous.timeout_secs = WRITE_SECONDS
         self._checkpointer = ocp.training.Checkpointer(
-            folder.absolute(), preservation_policy=ocp.training.preservation_policies.LatestN(1)
+            folder.absolute(),
+            preservation_policy=ocp.training.preservation_policies.LatestN(1),
+            context=context,
         )
 
     def save(self, step: int, state: TrainState) -> None:

@@ -75,10 +75,9 @@ def test_the_abstract_model_is_laid_out_as_the_loaded_one(checkpoint, sizes, qua
         assert shape.sharding.is_equivalent_to(array.sharding, array.ndim), path
 
 
-@pytest.mark.parametrize("patience", [0, 2])
-def test_memory_is_that_of_the_step_with_real_arrays(checkpoint, patience):
+def test_memory_is_that_of_the_step_with_real_arrays(checkpoint):
     mesh, N = make_mesh(data=2, fsdp=2), 4
-    train = TrainConfig(patience=patience, evaluate_every=1)
+    train = TrainConfig(patience=2, evaluate_every=1)
     model = load(str(checkpoint), mesh=mesh, say=lambda text: None).model
     graphdef, base = nnx.split(model)
     names = [str(n) for n in range(N)]
@@ -88,16 +87,16 @@ def test_memory_is_that_of_the_step_with_real_arrays(checkpoint, patience):
     shapes, dtypes = shapes_of(SMALL, N, packed=True)
     zeros = {key: np.zeros(shape, dtypes[key]) for key, shape in shapes.items()}
     batch = place(lambda members: {key: x[members] for key, x in zeros.items()}, shapes, mesh, dtypes)
-    real = make_step(graphdef, train, mesh, placed[0]).lower(state, base, fixed, batch).compile().memory_analysis()
+    step = make_step(graphdef, train, mesh, placed[0]).lower(state, base, fixed, batch).compile()
+    held_base, held_batch, held_keys = held(base), held(batch), held(fixed.keys)
+    held_adapters = held((state, dataclasses.replace(fixed, keys=None))) + held_keys
+    assert int(step(state, base, fixed, batch)[0].step) == 1
 
-    found = measure(Setup(model, LORA, train, SMALL, mesh), N)
-    assert found == measure(setup(train=train, mesh=mesh), N)  # weights or not
-    assert (found.base, found.batch) == (held(base), held(batch))
+    found = measure(setup(train=train, mesh=mesh), N)
+    assert (found.base, found.adapters, found.batch) == (held_base, held_adapters, held_batch)
     # Random keys are not read without dropout: the compiler leaves them out of the program's arguments.
-    assert found.adapters == held((state, dataclasses.replace(fixed, keys=fixed.steps))) + held(fixed.keys) - held(
-        fixed.steps
-    )
-    assert real.argument_size_in_bytes == found.base + found.adapters + found.batch - held(fixed.keys)
+    real = step.memory_analysis()
+    assert real.argument_size_in_bytes == held_base + held_adapters + held_batch - held_keys
     assert real.temp_size_in_bytes == found.temporaries
     assert found.total == sum(dataclasses.asdict(found).values())
 
@@ -117,17 +116,15 @@ def test_rows_are_rounded_up_to_the_mesh():
     assert made.layout_for(3).rows == 12  # three adapters do not divide over data: rows over both
 
 
-@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("all-linear",)])
-@pytest.mark.parametrize("remat", ["none", "products", "block"])
-def test_the_formula_counts_what_xla_counts(remat, targets):
-    step = (WIDE, LoraConfig(rank=4, targets=targets), TrainConfig(remat=remat), Layout(2, 128, 64), 2)
+@pytest.mark.parametrize(
+    ("remat", "targets", "accumulate"),
+    [("none", ("q_proj", "v_proj"), 1), ("products", ("all-linear",), 1), ("block", ("o_proj", "down_proj"), 2)],
+)
+def test_the_formula_counts_what_xla_counts(remat, targets, accumulate):
+    train = TrainConfig(remat=remat, accumulate=accumulate)
+    step = (WIDE, LoraConfig(rank=4, targets=targets), train, Layout(2, 128, 64), 2)
     # 10 %: the formula leaves out elementwise work, and XLA leaves out gradients below the first adapter.
     assert count_flops(*step).total == pytest.approx(xla_flops(*step), rel=0.1)
-
-
-def test_accumulating_does_not_change_the_work():
-    step = (WIDE, LORA, TrainConfig(accumulate=2), Layout(2, 64, 32), 2)
-    assert xla_flops(*step) == pytest.approx(xla_flops(WIDE, LORA, TrainConfig(), *step[3:]), rel=0.02)
 
 
 def fake(slope: int, *, first: int = 100, refuses: int = 10**9):
@@ -150,23 +147,24 @@ def test_the_largest_fleet_is_the_largest_that_fits(data, refuses, room):
     made = setup(mesh=make_mesh(data=data))
     memory, asked = fake(10, refuses=refuses)
     found = largest_fleet(made, most=40, device_bytes=int(np.ceil(room / FITS)), memory=memory)
+    compiled = len(asked)
     fits = [n for n in range(1, 41) if n < refuses and memory(n).total <= room]
     whole = [n for n in fits if n % data == 0]
-    # An extrapolation may stop an adapter or two short of the best, never above.
-    assert found in fits or (found == 0 and not fits)
-    assert found >= 0.75 * max(whole or fits or [0]) or found == data
+    best = max(whole or fits or [0])
+    assert found in [0, *fits]
+    assert 0.95 * best <= found <= best
+    assert compiled <= 9
     assert not whole or found % data == 0
-    assert len(asked) <= 40 + 8
 
 
 def test_a_fleet_is_sized_by_compiled_programs_only_where_memory_is_short(monkeypatch):
     made = setup()
-    needed = measure(made, 4).total
+    needed = measure(made, 2).total
     ask = lambda room, most: fleet_size(
         made.model, LORA, made.train, made.layout, made.mesh, most=most, device_bytes=room
     )
-    assert ask(int(needed / FITS) + 1, 64) == 4
-    assert ask(int(needed / FITS) + 1, 3) == 3
+    assert ask(int(needed / FITS) + 1, 64) == 2
+    assert ask(int(needed / FITS) + 1, 1) == 1
     monkeypatch.setattr("lorajax.training.capacity.measure", lambda *_: pytest.fail("compiled"))
     assert ask(int(estimate(made, 8) / CLEARLY) + 1, 8) == 8
 
