@@ -1,5 +1,6 @@
 # make demo   the main job on the built-in default, end to end; names the report it wrote
 # make test   the tests
+# make faults a study killed, stopped and starved of disk at random, in one process and in two; takes long
 # make check  style and types
 PYTHON ?= python3
 VENV   ?= .venv
@@ -8,7 +9,7 @@ RUN     = $(VENV)/bin/python -m
 
 DEMO_TASKS = heaviest_thing short_posts make_passive capital_city pronoun_people arithmetic fix_punctuation dates_en_de
 
-.PHONY: demo test check clean
+.PHONY: demo test faults check clean
 
 demo: $(VENV)/.installed
 	$(RUN) run.study $(STUDY) --tasks $(DEMO_TASKS) \
@@ -16,6 +17,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.test-installed
 	$(RUN) pytest -n 2 --dist loadfile -m "not slow and not gpu"
+
+faults: $(VENV)/.test-installed
+	$(RUN) pytest -s tests/faults
 
 check: $(VENV)/.test-installed
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy

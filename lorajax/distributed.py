@@ -16,7 +16,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -101,11 +101,12 @@ def from_first(make: Callable[[], T]) -> T:
     """
     if not several():
         return make()
-    told, failure = None, None
+    told: dict[str, Any] | None = None
+    failure: Exception | None = None
     if is_first():
         try:
             told = {"value": make()}
-        except LorajaxError as error:
+        except Exception as error:  # told to the others first, whatever it is
             failure = error
     answer = json.loads(_broadcast(json.dumps(told).encode()))
     if failure is not None:

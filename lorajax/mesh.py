@@ -7,6 +7,7 @@ when a fleet is laid over it.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from lorajax.distributed import from_first
 from lorajax.errors import LorajaxError
 
 AXES = ("data", "fsdp", "tensor")
@@ -91,7 +93,9 @@ def choose_mesh(text: str, *, base_bytes: int) -> Mesh:
     devices = jax.devices()
     if devices[0].platform == "cpu":
         devices = [next(d for d in devices if d.process_index == p) for p in range(jax.process_count())]
-    sizes = automatic_sizes(len(devices), base_bytes=base_bytes, device_bytes=device_bytes(devices[0]))
+    # Only a process's own devices tell their memory: the first one decides for all.
+    own = device_bytes(jax.local_devices()[0])
+    sizes = from_first(lambda: automatic_sizes(len(devices), base_bytes=base_bytes, device_bytes=own))
     return make_mesh(**sizes, devices=devices)
 
 
@@ -129,6 +133,23 @@ def replicate(tree, mesh: Mesh):
     State that enters a compiled loop uncommitted leaves it committed, and the second call would compile again.
     """
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def on_host() -> contextlib.AbstractContextManager:
+    """New arrays are made in the host's memory while this is entered, where there is a CPU backend."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        return contextlib.nullcontext()
+
+
+def fetch(tree):
+    """`tree` as NumPy arrays, whole in every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return jax.tree.map(lambda x: np.asarray(multihost_utils.process_allgather(x, tiled=True)), tree)
 
 
 def put(tree, shardings):

@@ -27,6 +27,7 @@ from lorajax.files import replacing
 from lorajax.lora.adapter import Adapter, stack, zeros_like
 from lorajax.lora.peft import load_adapter
 from run import figures
+from run.lock import study_lock
 from run.options import MULTI_TASK
 from run.study_folder import StudyFolder
 from run.terminal import command, console, progress, say, show_table
@@ -54,6 +55,11 @@ class CkaAllLayers:
 
 def cka_all_layers(options: CkaAllLayers, bench: Workbench | None = None) -> StudyFolder:
     """Computes what is missing of the study's CKA, writes it, and returns the study."""
+    with study_lock(StudyFolder.open(options.study).path):
+        return _cka_all_layers(options, bench)
+
+
+def _cka_all_layers(options: CkaAllLayers, bench: Workbench | None) -> StudyFolder:
     study = StudyFolder.open(options.study)
     tasks = _tasks(study, options)
     provenance = {task: _provenance(study, task) for task in tasks}
@@ -61,7 +67,7 @@ def cka_all_layers(options: CkaAllLayers, bench: Workbench | None = None) -> Stu
     if done := len(tasks) - len(missing):
         say(f"CKA of {done} of {len(tasks)} tasks is there already")
     if missing:
-        bench = bench or Workbench.prepare(study.config)
+        bench = bench or Workbench.prepare(study.config, mesh="auto")
         model = bench.checkpoint.model
         last_token = LastToken(model, batch_size=options.batch_size, pad=bench.pad)
         multi_task = load_adapter(study.adapter(MULTI_TASK), model.config)[0]

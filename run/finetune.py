@@ -25,6 +25,7 @@ from lorajax.errors import LorajaxError
 from lorajax.files import write_text
 from lorajax.lora.adapter import take
 from lorajax.lora.peft import save_adapter
+from lorajax.training.checkpoints import read_rows
 from lorajax.training.loop import Progress, train
 from lorajax.training.tracking import Kind, Tracker, open_trackers
 from run.lock import study_lock
@@ -72,9 +73,7 @@ def finetune(options: Finetune, bench: Workbench | None = None) -> StudyFolder:
 def _finetune(options: Finetune, bench: Workbench) -> StudyFolder:
     options = dataclasses.replace(options, config=bench.config)
     facts = bench.facts()
-    study = StudyFolder(
-        options.out, from_first(lambda: StudyFolder.create(options.out, options.config, facts).record)
-    )
+    study = StudyFolder(options.out, from_first(lambda: StudyFolder.create(options.out, options.config, facts).record))
     check_shared(study, facts)
     names = members(options, bench)
     missing = from_first(lambda: [name for name in names if not study.is_trained(name)])
@@ -140,8 +139,22 @@ def plan_groups(study: StudyFolder, bench: Workbench, missing: list[str]) -> lis
     missing = sorted(missing, key=lambda name: -bench.steps(name))
     begun, rest = from_first(lambda: pending_groups(study, missing, kept))
     groups = begun + (even_groups(rest, bench.fleet_size(rest), data=bench.mesh.shape["data"]) if rest else [])
-    from_first(lambda: write_text(file, json.dumps({"fleet_size": bench.config.fleet_size, "groups": groups})))
+    named = {name for group in groups for name in group}
+    # What is asked for later, after --only, stays as it was planned.
+    plan = [group for group in kept if not set(group) & named] + groups
+    text = json.dumps({"fleet_size": bench.config.fleet_size, "groups": plan})
+    from_first(lambda: _keep_plan(study, file, text, groups))
     return groups
+
+
+def _keep_plan(study: StudyFolder, file: Path, text: str, groups: list[list[str]]) -> None:
+    """Writes the plan, and clears away groups that were given up before they had a checkpoint."""
+    write_text(file, text)
+    named = {name for group in groups for name in group}
+    for fleet in sorted((study.path / "training").glob(f"*/{FLEET}")):
+        group = json.loads(fleet.read_text("utf-8"))
+        if group not in groups and set(group) & named and not any(map(study.is_trained, group)):
+            shutil.rmtree(fleet.parent)
 
 
 def pending_groups(
@@ -223,9 +236,10 @@ def failures(study: StudyFolder) -> dict[str, int]:
 def tidy(study: StudyFolder) -> None:
     """Joins the groups' logs into the study's `metrics.jsonl`, and deletes what only training needs."""
     rows: dict[int, dict] = {}
-    for log in sorted((study.path / "training").glob("*/metrics.jsonl")):
-        for line in log.read_text("utf-8").splitlines():
-            row = json.loads(line)
+    # The later one counts, should an adapter be trained a second time.
+    logs = (study.path / "training").glob("*/metrics.jsonl")
+    for log in sorted(logs, key=lambda log: ((log.parent / FLEET).stat().st_mtime_ns, log)):
+        for row in read_rows(log):
             joined = rows.setdefault(row["step"], {"step": row["step"]})
             for key, values in row.items():
                 if key != "step":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 from pathlib import Path
 
@@ -38,13 +39,16 @@ def measure_losses(study: StudyFolder, bench: Workbench) -> None:
         say(f"measuring held-out losses of {len({task for task, _ in missing})} tasks")
         model = bench.checkpoint.model
         evaluate = Evaluator(model, rows=EVALUATION_ROWS, pad=bench.pad)
-        adapters = {name: load_adapter(study.adapter(name), model.config)[0] for name in trained}
+
+        def adapter(kind: str, task: str) -> Adapter:
+            return load_adapter(study.adapter(MULTI_TASK if kind == "E" else task), model.config)[0]
+
         with progress() as bar:
             line = bar.add_task("held-out loss", total=len(bench.tasks), note="")
             for task in bench.tasks:
                 kinds = [kind for kind in ("E", "C") if (task, kind) in missing]
                 if kinds:
-                    chosen: list[Adapter] = [adapters[MULTI_TASK if kind == "E" else task] for kind in kinds]
+                    chosen = [adapter(kind, task) for kind in kinds]
                     losses, tokens = evaluate(stack([zeros_like(chosen[0]), *chosen]), bench.test[task])
                     for kind, after in zip(kinds, losses[1:], strict=True):
                         known[task, kind] = {
@@ -56,12 +60,10 @@ def measure_losses(study: StudyFolder, bench: Workbench) -> None:
                             "after": f"{after:.6f}",
                             "adapter": trained[MULTI_TASK if kind == "E" else task],
                         }
+                    # After every task: a crash costs one of them.
+                    text = _csv([known[key] for key in wanted if key in known])
+                    from_first(functools.partial(write_text, file, text))
                 bar.advance(line)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(known[key] for key in wanted)
-        from_first(lambda: write_text(file, text.getvalue()))
     show_table(
         "Held-out loss, nats per answer token",
         ["task", "base", "E", "C"],
@@ -75,6 +77,14 @@ def measure_losses(study: StudyFolder, bench: Workbench) -> None:
             if any(key[0] == task for key in wanted)
         ],
     )
+
+
+def _csv(rows: list[dict[str, str]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _read_csv(file: Path) -> list[dict[str, str]]:

@@ -101,7 +101,7 @@ def score(options: Score, bench: Workbench | None = None) -> StudyFolder:
         if done := len(wanted) - len(missing):
             say(f"{done} of {len(wanted)} pairs of task and model are scored already")
         if missing:
-            bench = bench or Workbench.prepare(study.config)
+            bench = bench or Workbench.prepare(study.config, mesh="auto")
             tasks = list(dict.fromkeys(task for task, _ in missing))
             with progress() as bar:
                 line = bar.add_task("answers", total=sum(_count(study, task, options) for task in tasks), note="")

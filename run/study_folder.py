@@ -4,7 +4,7 @@ study.json         what the study is: its settings, the model's and the data's f
 adapters/NAME/     PEFT folders: E, and one per task
 training/GROUP/    checkpoints and metrics of the adapters trained together
 metrics.jsonl      losses of all adapters, by step
-results/           losses.csv, cka.nc, cka.csv
+results/           losses.csv, cka.nc, cka.csv, scores.csv, generations.jsonl
 figures/, report.html
 """
 
@@ -23,14 +23,13 @@ from run.options import StudyConfig
 
 FORMAT = 2
 
+#: What changes how a step is laid out: rounding alone without dropout, whose masks follow the layout.
+LAYOUT = {"config.fleet_size", "config.packing", "config.accumulate", "config.mesh"}
+
 #: What may differ when a study is gone on with: what changes no result, and names of what a fingerprint tells.
 NO_PART = {
     "version",
-    "config.fleet_size",
     "config.remat",
-    "config.packing",
-    "config.accumulate",
-    "config.mesh",
     "config.model",
     "config.data",
     "model.name",
@@ -94,7 +93,9 @@ class StudyFolder:
         record = json.loads(json.dumps(record))
         if (path / "study.json").exists():
             old = cls.open(path)
-            if differences := _differences(old.record, record):
+            same = NO_PART if config.lora.dropout else NO_PART | LAYOUT
+            differences = [told for path, told in _differences(old.record, record) if path not in same]
+            if differences:
                 raise LorajaxError(f"{path}: holds another study: {'; '.join(differences)}. Name another folder")
             return old
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -106,12 +107,13 @@ class StudyFolder:
         return cls(path, record)
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """What differs: its path in the record, and what to say of it."""
     found = []
     for key in sorted(old.keys() | new.keys()):
         was, is_ = old.get(key), new.get(key)
         if isinstance(was, dict) and isinstance(is_, dict):
             found += _differences(was, is_, f"{prefix}{key}.")
-        elif was != is_ and f"{prefix}{key}" not in NO_PART:
-            found.append(f"{prefix}{key} is {was!r} there and {is_!r} here")
+        elif was != is_:
+            found.append((f"{prefix}{key}", f"{prefix}{key} is {was!r} there and {is_!r} here"))
     return found

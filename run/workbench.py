@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -21,7 +23,7 @@ from lorajax.data.prompts import Tokenized, tokenize
 from lorajax.data.task import Task, overlap, select
 from lorajax.errors import LorajaxError
 from lorajax.lora.adapter import LoraConfig, init_adapter, stack
-from lorajax.mesh import choose_mesh, on_mesh
+from lorajax.mesh import choose_mesh, on_host, on_mesh
 from lorajax.models.checkpoint import Checkpoint, load
 from lorajax.models.config import ModelConfig
 from lorajax.training.capacity import fleet_size
@@ -59,14 +61,20 @@ def load_tasks(config: DataConfig) -> dict[str, Task]:
     }
 
 
-def _set_aside(name: str, examples: Tokenized, count: int) -> tuple[Tokenized, Tokenized]:
-    """All but the last `count` examples, and these."""
-    if len(examples.prompts) <= count:
-        raise LorajaxError(
-            f"task {name!r}: {len(examples.prompts)} training examples; --validation-examples {count} leaves none"
-        )
-    kept = dataclasses.replace(examples, prompts=examples.prompts[:-count], answers=examples.answers[:-count])
-    return kept, Tokenized(examples.prompts[-count:], examples.answers[-count:])
+def _set_aside(name: str, examples: Tokenized, count: int, *, seed: int) -> tuple[Tokenized, Tokenized]:
+    """All but `count` examples, and these."""
+    total = len(examples.prompts)
+    if total <= count:
+        raise LorajaxError(f"task {name!r}: {total} training examples; --validation-examples {count} leaves none")
+    # At random: a file may be sorted, by label for one.
+    chosen = set(np.random.default_rng((seed, zlib.crc32(name.encode()))).permutation(total)[:count].tolist())
+
+    def part(inside: bool) -> dict[str, Any]:
+        rows = [i for i in range(total) if (i in chosen) is inside]
+        prompts, answers = examples.prompts, examples.answers
+        return {"prompts": tuple(prompts[i] for i in rows), "answers": tuple(answers[i] for i in rows)}
+
+    return dataclasses.replace(examples, **part(False)), Tokenized(**part(True))
 
 
 def base_bytes(model: ModelConfig, config: StudyConfig) -> int:
@@ -94,7 +102,7 @@ class Workbench:
     test: dict[str, Tokenized]
 
     @classmethod
-    def prepare(cls, config: StudyConfig) -> Workbench:
+    def prepare(cls, config: StudyConfig, *, mesh: str | None = None) -> Workbench:
         """Loads tasks first, since they fail fast, then the model. Relative paths in the settings become absolute."""
         tasks = load_tasks(config.data)
         data = dataclasses.replace(config.data, data=_absolute(config.data.data))
@@ -105,7 +113,7 @@ class Workbench:
         checkpoint = load(
             config.model,
             dtype=jnp.dtype(config.dtype),
-            mesh=lambda model: choose_mesh(config.mesh, base_bytes=base_bytes(model, config)),
+            mesh=lambda model: choose_mesh(mesh or config.mesh, base_bytes=base_bytes(model, config)),
             quantize=config.quantize,
             say=say,
         )
@@ -122,7 +130,9 @@ class Workbench:
         validation = {}
         if config.train.evaluate_every:
             for name, examples in train.items():
-                train[name], validation[name] = _set_aside(name, examples, config.train.validation_examples)
+                train[name], validation[name] = _set_aside(
+                    name, examples, config.train.validation_examples, seed=config.train.seed
+                )
         bench = cls(config, checkpoint, tasks, train, validation, test)
         everything = (*train.values(), *validation.values(), *test.values())
         largest = max(int(ids.max()) for s in everything for ids in (*s.prompts, *s.answers))
@@ -179,10 +189,12 @@ class Workbench:
     def fleet(self, names: Sequence[str]) -> Fleet:
         """The adapters `names`, ready to be trained together."""
         train, model = self.config.train, self.checkpoint.model.config
-        parts = [init_adapter(model, self.lora(name), [name], seed=train.seed) for name in names]
+        with on_host():  # one device need not hold them all
+            parts = [init_adapter(model, self.lora(name), [name], seed=train.seed) for name in names]
+            adapter = stack(parts)
         return Fleet(
             names=tuple(names),
-            adapter=stack(parts),
+            adapter=adapter,
             streams=tuple(self._stream(name) for name in names),
             steps=tuple(self.steps(name) for name in names),
             learning_rates=tuple(train.own(name).get("learning_rate", train.learning_rate) for name in names),

@@ -1,7 +1,8 @@
 """Causal attention in which no example sees another, and the cache of what it has read.
 
-Sequences are the folded batch `[N*B, T, heads, dim]`: adapters differ in their values, never in the computation.
-Rows may hold several examples one after the other (`segments`); a query sees the keys of its own segment alone.
+Adapters differ in their values, never in the computation. A mesh may have N on one axis and B on another, so XLA's
+products keep the two apart; kernels that take one batch axis get them folded, and so does the cache. Rows may hold
+several examples one after the other (`segments`); a query sees the keys of its own segment alone.
 
 While text is generated, keys and values of earlier tokens come from a `Cache`. All sequences write their next token to
 the same slot, whatever their lengths: one update in place, and the slots that padding took are never looked at.
@@ -9,6 +10,7 @@ the same slot, whatever their lengths: one update in place, and the slots that p
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -17,6 +19,8 @@ from jax import Array
 
 #: Longest block of queries whose scores exist at a time.
 QUERY_BLOCK = 1024
+
+SMALLEST_BLOCK = 64
 
 #: The place of a slot of the cache that holds no token.
 EMPTY = -1
@@ -66,17 +70,34 @@ class Cache(NamedTuple):
 
 
 def attend(q: Array, k: Array, v: Array, *, segments: Array | None = None, window: int | None = None) -> Array:
-    """Causal grouped-query attention: q `[S, T, H, d]`, k and v `[S, T, K, d]`, H a multiple of K, to `[S, T, H, d]`.
+    """Causal grouped-query attention: q `[N, B, T, H, d]`, k and v `[N, B, T, K, d]`, H a multiple of K, to q's shape.
 
     cuDNN's kernel on NVIDIA GPUs in 16 bit, XLA elsewhere with scores and softmax in float32.
 
     Args:
-      segments: `[S, T]`, which example of the row each token belongs to; None when a row is one example.
+      segments: `[N, B, T]`, which example of the row each token belongs to; None when a row is one example.
       window: keys seen at most, the query's own included (sliding window); None for all.
     """
-    if jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
-        return _attend_cudnn(q, k, v, segments, window=window)
-    return _attend_xla(q, k, v, segments, window=window)
+    if q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128 and _has_cudnn():
+        folded = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (q, k, v, segments))
+        return _attend_cudnn(*folded, window=window).reshape(q.shape)
+    return jax.vmap(functools.partial(_attend_xla, window=window))(q, k, v, segments)
+
+
+def _has_cudnn() -> bool:
+    """Whether cuDNN has attention for this process's devices: NVIDIA, of compute capability 8.0 or more."""
+    device = jax.devices()[0]
+    capability = str(getattr(device, "compute_capability", "0")).split(".")[0]
+    return device.platform == "gpu" and capability.isdecimal() and int(capability) >= 8
+
+
+def query_block(length: int) -> int:
+    """How many queries of a row of `length` tokens are worked on at a time: a divisor, QUERY_BLOCK at most.
+
+    All of them where that would be few: for odd lengths, blocks would be too small to be worth it.
+    """
+    block = max(n for n in range(1, min(length, QUERY_BLOCK) + 1) if length % n == 0)
+    return block if block >= SMALLEST_BLOCK else length
 
 
 def _attend_cudnn(q: Array, k: Array, v: Array, segments: Array | None, *, window: int | None) -> Array:
@@ -116,12 +137,13 @@ def _attend_xla(q: Array, k: Array, v: Array, segments: Array | None, *, window:
         weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
         return jnp.matmul(weights.reshape(S, K, -1, T), v).reshape(S, K, -1, length, d)
 
-    if T <= QUERY_BLOCK or T % QUERY_BLOCK:
+    size = query_block(T)
+    if size == T:
         y = block(0, q)
     else:
         # Long rows: the scores of one block of queries at a time, computed again in the backward pass.
-        blocks = jnp.moveaxis(q.reshape(S, K, -1, T // QUERY_BLOCK, QUERY_BLOCK, d), 3, 0)
-        starts = jnp.arange(T // QUERY_BLOCK) * QUERY_BLOCK
+        blocks = jnp.moveaxis(q.reshape(S, K, -1, T // size, size, d), 3, 0)
+        starts = jnp.arange(T // size) * size
         y = jax.lax.map(jax.checkpoint(lambda part: block(*part)), (starts, blocks))
         y = jnp.moveaxis(y, 0, 3).reshape(S, K, -1, T, d)
     return y.transpose(0, 3, 1, 2, 4).reshape(S, T, H, d)

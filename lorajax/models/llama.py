@@ -26,9 +26,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lorajax.lora.adapter import Adapter, Lora
+from lorajax.mesh import RULES, fleet_axes
 from lorajax.models.attention import Cache, KeysValues, attend, attend_cached
 from lorajax.models.config import ModelConfig
 from lorajax.models.layers import Linear, RMSNorm
@@ -70,6 +71,15 @@ class Execution:
         return jax.checkpoint(body, policy=kept)
 
 
+def execution(remat: Remat, mesh: Mesh, size: int) -> Execution:
+    """How the model is run for a fleet of N = `size` adapters on `mesh`."""
+    if mesh.size == 1:
+        return Execution(remat)
+    adapter, row = fleet_axes(mesh, size)
+    spec = PartitionSpec(RULES[adapter] if adapter else None, RULES[row], None, None)
+    return Execution(remat, NamedSharding(mesh, spec))
+
+
 class Output(NamedTuple):
     """`hidden [N, B, T, D]` after the final norm; `states`: `collect` of every hidden state, stacked in front.
 
@@ -82,7 +92,7 @@ class Output(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What all blocks know of the S = N*B rows: rotations `[S or none, T, 1, d / 2]`, segments `[S, T]` or None.
+    """What all blocks know of the rows: rotations `[N, B, T, 1, d/2]` or `[T, 1, d/2]`, segments `[N, B, T]` or None.
 
     `seen [S, C]`: which slots of the cache the row's one token sees; None where there is no cache.
     """
@@ -111,7 +121,10 @@ class Attention(nnx.Module):
         config, (N, B, T, _) = self.config, x.shape
 
         def heads(y: Array) -> Array:
-            return checkpoint_name(y, "product").reshape(N * B, T, -1, config.head_dim)
+            return checkpoint_name(y, "product").reshape(N, B, T, -1, config.head_dim)
+
+        def fold(y: Array) -> Array:
+            return y.reshape(N * B, *y.shape[2:])
 
         q = rotate(heads(self.q_proj(x, lora.get("self_attn.q_proj"))), rows.cos, rows.sin)
         k = rotate(heads(self.k_proj(x, lora.get("self_attn.k_proj"))), rows.cos, rows.sin)
@@ -119,9 +132,9 @@ class Attention(nnx.Module):
         if past is None or rows.seen is None:
             y = attend(q, k, v, segments=rows.segments, window=config.sliding_window)
         else:
-            y = attend_cached(q, k, v, past, rows.seen)
+            y = attend_cached(fold(q), fold(k), fold(v), past, rows.seen)
         y = self.o_proj(checkpoint_name(y, "product").reshape(N, B, T, -1), lora.get("self_attn.o_proj"))
-        return y, KeysValues(k.swapaxes(1, 2), v.swapaxes(1, 2))
+        return checkpoint_name(y, "product"), KeysValues(fold(k).swapaxes(1, 2), fold(v).swapaxes(1, 2))
 
 
 class MLP(nnx.Module):
@@ -231,7 +244,7 @@ class Llama(nnx.Module):
     ) -> tuple[Array, Cache]:
         """Reads one token more of every sequence, `[N, B]`: its hidden state `[N, B, D]`, and the cache with it."""
         embedded = execution.place(self.embedding[...][tokens[..., None]])
-        cos, sin = rotation(self.config.rope, self.config.head_dim, cache.lengths[:, None])
+        cos, sin = rotation(self.config.rope, self.config.head_dim, cache.lengths.reshape(*tokens.shape, 1))
         rows = Rows(cos, sin, None, cache.seen(self.config.sliding_window))
         hidden, made = self._run(embedded, adapter, rows, _keys_and_values, execution, cache.past)
         return hidden[:, :, 0], cache.add(made)
@@ -260,16 +273,9 @@ class Llama(nnx.Module):
     def _rows(self, tokens: Array, segments: Array | None) -> Rows:
         places = jnp.arange(tokens.shape[-1])
         if segments is not None:
-            segments = segments.reshape(-1, tokens.shape[-1])
-            starts = jnp.diff(segments, axis=1, prepend=-1) != 0
-            places = places - jax.lax.cummax(jnp.where(starts, places, 0), axis=1)
+            starts = jnp.diff(segments, axis=-1, prepend=-1) != 0
+            places = places - jax.lax.cummax(jnp.where(starts, places, 0), axis=tokens.ndim - 1)
         return Rows(*rotation(self.config.rope, self.config.head_dim, places), segments)
-
-    def output_rows(self, tokens: Array) -> Array:
-        """The rows of the head that score these tokens, `[...]` to `[..., D]`."""
-        if self.lm_head is None:
-            return self.embedding[...][tokens]
-        return jnp.moveaxis(self.lm_head.kernel[...][:, tokens], 0, -1)
 
     def logits(self, hidden: Array) -> Array:
         """Scores of every vocabulary item, `[..., D]` to `[..., V]` float32."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import logging
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,6 +29,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self._folder = folder
+        logging.getLogger("absl").addFilter(_is_no_trace_of_orbax)
         context = ocp.Context()
         context.asynchronous.timeout_secs = WRITE_SECONDS
         self._checkpointer = ocp.training.Checkpointer(
@@ -40,10 +44,10 @@ class Checkpoints:
         Raises:
           LorajaxError: no space or no permission, now or while the one before was written; what is complete stays.
         """
-        # Orbax reads the arrays of a CPU where they are, and the next step writes into them.
-        fields = jax.tree.map(jnp.copy, _fields(state))
         try:
             self._checkpointer.wait()
+            # Orbax reads the arrays of a CPU where they are, and the next step writes into them.
+            fields = jax.tree.map(jnp.copy, _fields(state))
             self._checkpointer.save_async(step, fields, overwrite=True, force=True)
         except Exception as error:
             raise self._failure(error) from error
@@ -90,6 +94,11 @@ class Checkpoints:
         return LorajaxError(f"{self._folder}: no checkpoint could be written: {error}")
 
 
+def _is_no_trace_of_orbax(record: logging.LogRecord) -> bool:
+    # Every one of orbax's threads logs the traceback of a failed write; it is raised to us too, and told once.
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
 def _fields(state: TrainState) -> dict[str, Any]:
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     if state.best is not None:
@@ -112,42 +121,50 @@ class MetricsLog:
         """Forgets what was logged after `step`, and any half-written line; opens the log."""
         if jax.process_index():
             return
-        kept = []
-        if self.path.exists():
-            for line in self.path.read_text("utf-8").splitlines():
-                try:
-                    if json.loads(line)["step"] > step:
-                        break
-                except ValueError:
-                    break
-                kept.append(line + "\n")
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), "utf-8")
-        os.replace(temporary, self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+        with self._guard():
+            kept = [json.dumps(row) + "\n" for row in read_rows(self.path) if row["step"] <= step]
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text("".join(kept), "utf-8")
+            os.replace(temporary, self.path)
+            self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, Mapping[str, float]]) -> None:
-        """Adds the line of one step."""
+        """Adds the line of one step; a number that is not finite is null there, since JSON has none."""
         if self._file is not None:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            finite = {k: {n: v if math.isfinite(v) else None for n, v in row.items()} for k, row in values.items()}
+            with self._guard():
+                self._file.write(json.dumps({"step": step, **finite}) + "\n")
 
     def flush(self) -> None:
         """Puts what was written on disk, before a checkpoint says that it happened."""
-        if self._file is None:
-            return
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise LorajaxError(f"{self.path}: could not be written: {error.strerror}") from error
+        if self._file is not None:
+            with self._guard():
+                self._file.flush()
+                os.fsync(self._file.fileno())
 
     def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         if self._file is not None:
-            try:
+            with self._guard() if kind is None else contextlib.suppress(OSError):
                 self._file.close()
-            except OSError as error:
-                if kind is None:
-                    raise LorajaxError(f"{self.path}: could not be written: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise LorajaxError(f"{self.path}: could not be written: {error.strerror}") from error
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, up to one that a crash cut short."""
+    rows = []
+    if path.exists():
+        for line in path.read_text("utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows

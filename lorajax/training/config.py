@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, Literal, get_args
 
 from lorajax.errors import LorajaxError
@@ -32,7 +33,7 @@ class TrainConfig:
     schedule: Schedule = "cosine"
     """`cosine` or `linear` decay to zero after the warm-up, or `constant`."""
     warmup: float = 0.05
-    """Share of the steps in which the learning rate rises from zero."""
+    """Share of the steps in which the learning rate rises to its peak."""
     lora_plus: float = 1.0
     """Learning rate of B over that of A (LoRA+, Hayou et al., 2024: 16); 1 for plain LoRA."""
     weight_decay: float = 0.0
@@ -50,9 +51,10 @@ class TrainConfig:
     """Measurements without a better one after which an adapter stops, and its best state is kept; 0 to train to the
     end."""
     packing: bool = True
-    """Lay several short examples into one row. Each step has the same examples either way."""
+    """Lay several short examples into one row. Each step has the same examples either way (but other dropout masks)."""
     accumulate: int = 1
-    """Parts that a step's rows are worked through in, one after the other: less memory, the same gradients."""
+    """Parts that a step's rows are worked through in, one after the other: less memory, the same gradients (but for
+    dropout, whose masks follow the layout)."""
     remat: Remat = "products"
     """What is kept for the backward pass and not computed again. `none`: everything; `products`: the large matrix
     products; `block`: the input of each block alone, for the least memory and about a third more work."""
@@ -93,7 +95,8 @@ class TrainConfig:
 
     def steps_for(self, name: str, examples: int) -> int:
         """Optimizer steps of the adapter `name`, an epoch of whose data has `examples`."""
-        steps = math.ceil(self.epochs * examples / self.batch_size) if self.epochs else self.steps
+        # Exact: in floating point, 1.1 epochs of 10 examples are a little more than 11.
+        steps = math.ceil(Fraction(str(self.epochs)) * examples / self.batch_size) if self.epochs else self.steps
         return self.own(name).get("steps", steps)
 
     def own(self, name: str) -> dict[str, Any]:

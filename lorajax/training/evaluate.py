@@ -14,11 +14,11 @@ from lorajax.data.batching import batches, round_up
 from lorajax.data.prompts import Tokenized
 from lorajax.lora.adapter import Adapter, join, size
 from lorajax.mesh import fleet_axes, on_mesh, put, row_devices, sharding
-from lorajax.models.llama import Llama
+from lorajax.models.llama import Llama, execution
 from lorajax.training.config import TrainConfig
 from lorajax.training.fleet import Fleet
 from lorajax.training.loss import answer_sums
-from lorajax.training.step import Fixed, TrainState, execution
+from lorajax.training.step import Fixed, TrainState
 
 
 class Evaluator:
@@ -30,7 +30,7 @@ class Evaluator:
         self._rows, self._pad = rows, pad
 
         def sums(base: nnx.State, adapter: Adapter, batch: dict[str, Array]):
-            how = execution(TrainConfig(), self._mesh, size(adapter))
+            how = execution("none", self._mesh, size(adapter))
             return answer_sums(nnx.merge(graphdef, base), adapter, batch, how)
 
         self._sums: Callable = jax.jit(sums, out_shardings=NamedSharding(self._mesh, PartitionSpec()))
@@ -63,7 +63,7 @@ def make_validation(
     held = [_put(batch, mesh) for batch in fleet.validation_batches(config, mesh)]
 
     def add(factors, base, fixed, batch, sums, counts):
-        how = execution(config, mesh, counts.shape[0])
+        how = execution("none", mesh, counts.shape[0])
         more = answer_sums(nnx.merge(graphdef, base), join(factors, fixed.scales), batch, how)
         return sums + more[0], counts + more[1]
 

@@ -24,7 +24,7 @@ from jax.extend.core import jaxpr_as_fun
 from lorajax.data.batching import Layout
 from lorajax.lora.adapter import LoraConfig, linear_shapes, target_layers
 from lorajax.mesh import make_mesh
-from lorajax.models.attention import QUERY_BLOCK
+from lorajax.models.attention import query_block
 from lorajax.models.config import ModelConfig
 from lorajax.training.capacity import Setup, abstract_arguments, abstract_model
 from lorajax.training.config import TrainConfig
@@ -58,18 +58,17 @@ def count_flops(config: ModelConfig, lora: LoraConfig, train: TrainConfig, layou
     head = 4 * size * layout.rows * layout.answers * config.vocab_size * config.hidden_size
 
     # Products whose results are kept, or are not needed again, are not repeated; the scores always are, but with
-    # `none`. The first half of an update, x @ a, is needed for the gradient of b.
-    downs = sum(2 * lora.rank * inputs for inputs, _ in adapted.values())
-    last, o_proj = "mlp.down_proj", "self_attn.o_proj"
+    # `none`.
+    last = "mlp.down_proj"
     again = {
         "none": 0,
-        "products": pairs + downs + 2 * weights[o_proj] + _second_half(lora, adapted, o_proj),
+        "products": pairs,
         "block": 2 * pairs
         + 2 * (sum(weights.values()) - weights[last])
         + 2 * sum(factors.values())
         - _second_half(lora, adapted, last),
     }[train.remat]
-    if layout.length > QUERY_BLOCK and layout.length % QUERY_BLOCK == 0:
+    if query_block(layout.length) < layout.length:
         again += pairs  # long rows: the scores of each block of queries, in its own backward pass
     return Flops(
         frozen=4 * sum(weights.values()) * tokens * layers,

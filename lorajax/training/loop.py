@@ -14,11 +14,12 @@ import jax
 import numpy as np
 from flax import nnx
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from lorajax.data.batching import Layout
+from lorajax.distributed import is_first
 from lorajax.lora.adapter import Adapter, join
-from lorajax.mesh import on_mesh, put
+from lorajax.mesh import fetch, on_host, on_mesh, put
 from lorajax.models.llama import Llama
 from lorajax.training.checkpoints import Checkpoints, MetricsLog
 from lorajax.training.config import TrainConfig
@@ -50,7 +51,7 @@ class Progress:
 class Trained:
     """The adapters after training; `failed` has the step at which an adapter's loss was no longer finite.
 
-    A failed adapter is as it was before that step.
+    A failed adapter is as it was before that step; with early stopping, as it was when it was best.
     """
 
     adapter: Adapter
@@ -82,9 +83,11 @@ def train(
     """
     graphdef, base = nnx.split(model)
     base, mesh = on_mesh(base)
-    start = init_state(fleet.adapter, config, fleet.names, steps=fleet.steps, learning_rates=fleet.learning_rates)
+    with on_host():
+        start = init_state(fleet.adapter, config, fleet.names, steps=fleet.steps, learning_rates=fleet.learning_rates)
     placed = layouts(mesh, *start)
     state, fixed = put(start, placed)
+    del start  # the state of all adapters, which the devices hold in parts
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
@@ -96,7 +99,7 @@ def train(
         for tracker in trackers(first):
             record.trackers.append(stack.enter_context(contextlib.closing(tracker)))
         stop = stack.enter_context(StopRequests())
-        tracer = stack.enter_context(profile(folder, first=first + WARM, count=profile_steps))
+        tracer = stack.enter_context(profile(folder, first=first + WARM, count=profile_steps if is_first() else 0))
         step = _Programs(make_step(graphdef, config, mesh, placed[0], dropout=dropout), base, fixed)
         validate = make_validation(graphdef, base, fixed, fleet, config, mesh)
         note = jax.jit(functools.partial(judge, patience=config.patience), donate_argnums=0, out_shardings=placed[0])
@@ -104,13 +107,15 @@ def train(
         for number, batch, layout in batches:
             if stop.asked():
                 record.finish()
-                _save(checkpoints, log, number, state)
+                if number > first:  # else it is on disk, or there is nothing to keep
+                    _save(checkpoints, log, number, state)
                 checkpoints.wait()
                 raise Stopped(number, record.steps, stop.number)
             tracer.step(number, state)
             state, metrics = step(layout, state, batch)
             record.add(number + 1, metrics, layout)
-            if validate and ((number + 1) % config.evaluate_every == 0 or number + 1 == record.steps):
+            # Also where an adapter has made its last step: alone it would be measured there too.
+            if validate and ((number + 1) % config.evaluate_every == 0 or number + 1 in fleet.steps):
                 losses = validate(state)
                 state = note(state, losses)
                 record.validation(losses, state)
@@ -120,7 +125,9 @@ def train(
             if record.over:
                 break
         checkpoints.wait()
-        return _trained(fleet, state, fixed, mesh)
+        if stop.number and jax.process_count() == 1:  # asked for in the last step: nobody else would hear of it
+            raise Stopped(record.steps, record.steps, stop.number)
+        return _trained(fleet, state, fixed)
 
 
 def _save(checkpoints: Checkpoints, log: MetricsLog, step: int, state: TrainState) -> None:
@@ -128,7 +135,7 @@ def _save(checkpoints: Checkpoints, log: MetricsLog, step: int, state: TrainStat
     checkpoints.save(step, state)
 
 
-def _trained(fleet: Fleet, state: TrainState, fixed: Fixed, mesh: Mesh) -> Trained:
+def _trained(fleet: Fleet, state: TrainState, fixed: Fixed) -> Trained:
     def choose(state: TrainState, fixed: Fixed):
         factors = state.factors
         if state.best is not None:
@@ -136,8 +143,8 @@ def _trained(fleet: Fleet, state: TrainState, fixed: Fixed, mesh: Mesh) -> Train
             factors = jax.tree.map(lambda b, f: jax.numpy.where(measured, b, f), state.best.factors, factors)
         return join(factors, fixed.scales), state.last, state.failed
 
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    adapter, last, failed = jax.jit(choose, out_shardings=everywhere)(state, fixed)
+    # To the host: no device has to hold all adapters at once.
+    adapter, last, failed = fetch(jax.jit(choose)(state, fixed))
     return Trained(
         adapter,
         steps=dict(zip(fleet.names, np.asarray(last).tolist(), strict=True)),

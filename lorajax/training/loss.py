@@ -86,9 +86,10 @@ def _sums(
         total = total + jnp.sum(weight * (jnp.log(norm) + top - right), axis=(1, 2))
         if not gradient:
             return total, None
-        # d loss / d h = weight * (softmax(logits) - one_hot(label)) @ head, where the one-hot product is a row.
-        (dh,) = back(powers)
-        expected = dh.astype(jnp.float32) / norm[..., None]
-        return total, ((expected - model.output_rows(label)) * weight[..., None]).astype(h.dtype)
+        # d loss / d h = weight * (softmax(logits) - one_hot(label)) @ head. Subtracted before the product: where the
+        # model is sure of the label, little is left, and after a product in 16 bit that would be rounding.
+        is_label = jnp.arange(logits.shape[-1]) == label[..., None]
+        (dh,) = back(jnp.where(is_label, powers - norm[..., None], powers))
+        return total, (dh.astype(jnp.float32) * (weight / norm)[..., None]).astype(h.dtype)
 
     return jax.lax.scan(add_chunk, jnp.zeros(hidden.shape[1], jnp.float32), (hidden, labels, weights))

@@ -2,8 +2,9 @@
 
 The gradient of the *sum* of the N losses is the stack of the N gradients, since no loss depends on another's factors.
 Optax is vmapped over N, so each adapter has its own clipping, moments, learning rate and number of steps: adapter i in
-a fleet is adapter i alone. One that has made its steps, or whose loss is no longer finite, is frozen to the bit by a
-mask, while the same program trains the others.
+a fleet is adapter i alone (with dropout, where both are laid out alike, since masks are drawn by place). One that has
+made its steps, or whose loss is no longer finite, is frozen to the bit by a mask, while the same program trains the
+others.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from lorajax.lora.adapter import Adapter, Factors, Scales, join, size, split, with_dropout
-from lorajax.mesh import RULES, fleet_axes, sharding
-from lorajax.models.llama import Execution, Llama
+from lorajax.mesh import fleet_axes, sharding
+from lorajax.models.llama import Llama, execution
 from lorajax.training.config import TrainConfig
 from lorajax.training.loss import answer_sums
 
@@ -139,15 +140,6 @@ def layouts(mesh: Mesh, state: TrainState, fixed: Fixed) -> tuple[Any, Any]:
     return placed, Fixed(jax.tree.map(along(1), fixed.scales), *constant)
 
 
-def execution(config: TrainConfig, mesh: Mesh, size: int) -> Execution:
-    """How the model is run for a fleet of N = `size` adapters on `mesh`."""
-    if mesh.size == 1:
-        return Execution(config.remat)
-    adapter, row = fleet_axes(mesh, size)
-    spec = PartitionSpec(RULES[adapter] if adapter else None, RULES[row], None, None)
-    return Execution(config.remat, NamedSharding(mesh, spec))
-
-
 Step = Callable[[TrainState, nnx.State, Fixed, Batch], tuple[TrainState, dict[str, Array]]]
 
 
@@ -170,7 +162,7 @@ def make_step(
 
     def step(state: TrainState, base: nnx.State, fixed: Fixed, batch: Batch):
         model: Llama = nnx.merge(graphdef, base)
-        how = execution(config, mesh, state.last.shape[0])
+        how = execution(config.remat, mesh, state.last.shape[0])
         keys = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(fixed.keys)
         tokens = jnp.sum(batch["weights"], axis=(1, 2))
 
@@ -184,9 +176,6 @@ def make_step(
         grads, losses = _accumulated(jax.grad(total, has_aux=True), state.factors, batch, config.accumulate)
         norms = jax.vmap(optax.tree.norm, in_axes=1)(grads)
         wanted = state.step < state.last
-        active = wanted & jnp.isfinite(losses) & jnp.isfinite(norms)
-        failed = wanted & ~active
-
         directions, optimizer = jax.vmap(tx.update, in_axes=(1, 0, 1), out_axes=(1, 0))(
             grads, state.optimizer, state.factors
         )
@@ -195,6 +184,10 @@ def make_step(
             path: {name: f + (-ratios[name] * rate) * directions[path][name] for name, f in own.items()}
             for path, own in state.factors.items()
         }
+        # An update may overflow where its gradient does not.
+        sizes = jax.vmap(optax.tree.norm, in_axes=1)(moved)
+        active = wanted & jnp.isfinite(losses) & jnp.isfinite(norms) & jnp.isfinite(sizes)
+        failed = wanted & ~active
         state = TrainState(
             step=state.step + 1,
             factors=jax.tree.map(lambda new, old: _where(active, new, old, axis=1), moved, state.factors),

@@ -69,13 +69,13 @@ def test_results(tmp_path):
 
 
 def test_checkpoint_and_log(tmp_path):
-    state, _ = init_state(init_adapter(TINY, LoraConfig(rank=8), ["a"]), TrainConfig())
+    state, _ = init_state(init_adapter(TINY, LoraConfig(rank=8), ["a"]), TrainConfig(), ["a"])
     with Checkpoints(tmp_path / "c") as checkpoints:
-        checkpoints.save(state)
+        checkpoints.save(1, state)
 
     def save_on_a_full_disk():
-        with Checkpoints(tmp_path / "c") as checkpoints, full_disk():
-            checkpoints.save(jax.tree.map(lambda x: x + jnp.ones_like(x), state))
+        with full_disk(), Checkpoints(tmp_path / "c") as checkpoints:  # written in the background until it is closed
+            checkpoints.save(2, jax.tree.map(lambda x: x + jnp.ones_like(x), state))
 
     with pytest.raises(LorajaxError, match="no checkpoint could be written"):
         save_on_a_full_disk()
@@ -83,7 +83,7 @@ def test_checkpoint_and_log(tmp_path):
         assert int(checkpoints.restore(state).step) == 0
     with MetricsLog(tmp_path / "m.jsonl") as log:
         log.rewind(0)
-        log.write(1, ["a" * 5000], {"loss": [1.0]})
+        log.write(1, {"loss": {"a" * 5000: 1.0}})
         with full_disk(), pytest.raises(LorajaxError, match=r"m\.jsonl: could not be written: File too large"):
             log.flush()
 
