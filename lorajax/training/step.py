@@ -185,8 +185,8 @@ def make_step(
             for path, own in state.factors.items()
         }
         # An update may overflow where its gradient does not.
-        sizes = jax.vmap(optax.tree.norm, in_axes=1)(moved)
-        active = wanted & jnp.isfinite(losses) & jnp.isfinite(norms) & jnp.isfinite(sizes)
+        whole = [jnp.all(jnp.isfinite(leaf), axis=(0, 2, 3)) for leaf in jax.tree.leaves(moved)]
+        active = wanted & jnp.isfinite(losses) & jnp.isfinite(norms) & jnp.all(jnp.stack(whole), axis=0)
         failed = wanted & ~active
         state = TrainState(
             step=state.step + 1,

@@ -48,6 +48,7 @@ def test_dropout_changes_the_result(model, config, tmp_path):
     assert float(jnp.abs(a["mlp.up_proj"].b - b["mlp.up_proj"].b).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_sixteen_together_equal_sixteen_alone(model, config, tmp_path):
     names = [chr(97 + i) for i in range(16)]
     settings = dataclasses.replace(QUICK, steps=3)

@@ -73,7 +73,7 @@ def test_sharded_over_a_mesh_gives_the_same_model(sharded):
     graphdef, base = nnx.split(model)
     hidden = jax.jit(lambda base, tokens: nnx.merge(graphdef, base)(tokens).hidden)(base, tokens)
     np.testing.assert_allclose(hidden, whole(tokens).hidden, atol=1e-5)
-    with pytest.raises(LorajaxError, match="needs 64 devices; found 4"):
+    with pytest.raises(LorajaxError, match="needs 64 devices; found 8"):
         make_mesh(data=64)
 
 

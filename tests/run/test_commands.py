@@ -189,6 +189,7 @@ def test_settings_without_effect_may_change(copy, model, monkeypatch):
     run(finetune, copy, "--model", model.name, *FLAGS, "--fleet-size", "2", "--remat", "block")
 
 
+@pytest.mark.slow  # its quicker sister is in tests/faults
 def test_a_killed_study_resumes(model, tmp_path):
     """SIGKILL in the middle of training, in a process of its own; then the same command again."""
     folder = tmp_path / "killed"
