@@ -290,9 +290,23 @@ def main() -> None:
         console.print(to_json(plan(options)), markup=False, soft_wrap=True)
         return
     say("compiling; a large model takes a minute or more for each program")
-    for title, lines in plan(options).items():
+    found = plan(options)
+    for title, lines in found.items():
         if lines:
             show_table(title, ["", "value", "where it is from"], [[line.name, line.text, line.basis] for line in lines])
+    if any(line.name == "fits" and line.value is False for lines in found.values() for line in lines):
+        say(f"It does not fit. Try, in this order: {', '.join(remedies(options))}.")
+
+
+def remedies(options: Plan) -> list[str]:
+    """Flags that make a step smaller, the harmless ones first."""
+    ways = ["--dtype bfloat16"] if options.dtype == "float32" else []
+    ways += ["--remat block"] if options.train.remat != "block" else []
+    if options.train.batch_size > options.train.accumulate:
+        ways.append(f"--accumulate {2 * options.train.accumulate}")
+    ways += [f"--fleet {options.fleet // 2}"] if options.fleet > 1 else []
+    ways += ["--quantize nf4"] if options.quantize == "none" else []
+    return [*ways, "weights on more devices (--mesh fsdp=...)"]
 
 
 if __name__ == "__main__":

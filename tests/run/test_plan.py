@@ -149,3 +149,14 @@ def test_a_plan_for_a_tpu_that_is_not_here():
     assert memory["base weights"] == pytest.approx(weights, rel=1e-3)
     assert weights < memory["total"] < 12e9
     assert memory["fits"]
+
+
+def test_what_to_try_when_it_does_not_fit():
+    """The flags named are those that are not taken yet."""
+    from lorajax.training.config import TrainConfig
+    from run.plan import Plan, remedies
+
+    first = remedies(Plan())
+    assert first[:3] == ["--dtype bfloat16", "--remat block", "--accumulate 2"]
+    small = Plan(dtype="bfloat16", train=TrainConfig(remat="block", batch_size=1), fleet=1, quantize="nf4")
+    assert remedies(small) == ["weights on more devices (--mesh fsdp=...)"]
