@@ -304,7 +304,7 @@ def test_losses_against_optax(model, config, tokens):
             np.testing.assert_allclose(ours(factors), want, rtol=1e-6)
             grads = jax.grad(lambda f, ours=ours: ours(f) @ jnp.asarray([1.0, 3.0]))(factors)
             for found, expected in zip(*map(jax.tree.leaves, (grads, want_grads)), strict=True):
-                np.testing.assert_allclose(found, expected, atol=2e-5 * float(jnp.abs(expected).max()))
+                np.testing.assert_allclose(found, expected, atol=1e-4 * float(jnp.abs(expected).max()))
 
 
 @pytest.mark.parametrize("sure", [0.0, 20.0])
