@@ -44,6 +44,8 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from analysis.arrays import Layers, check_choice, prepare
+
 __all__ = ["CKA", "Estimator", "cka_all_pairs", "cka_both", "duplicate_rows", "missing_reason"]
 
 Estimator = Literal["debiased", "biased"]
@@ -59,8 +61,8 @@ class CKA(NamedTuple):
 
 
 def cka_all_pairs(
-    xs: ArrayLike,
-    ys: ArrayLike,
+    xs: Layers,
+    ys: Layers,
     *,
     estimator: Estimator = "debiased",
     kernel: str = "linear",
@@ -77,21 +79,19 @@ def cka_all_pairs(
         mask: bool `[n]`; the value is that of the examples where it is True. Lets tasks of different n be padded to one
             compiled shape. `jax.vmap` over xs, ys and mask works; there, a task with too few examples is NaN.
     """
-    _check_choice("estimator", estimator, get_args(Estimator))
+    check_choice("estimator", estimator, get_args(Estimator))
     return _compute(xs, ys, (estimator,), kernel, mask)[0]
 
 
-def cka_both(xs: ArrayLike, ys: ArrayLike, *, kernel: str = "linear", mask: ArrayLike | None = None) -> CKA:
+def cka_both(xs: Layers, ys: Layers, *, kernel: str = "linear", mask: ArrayLike | None = None) -> CKA:
     """`cka_all_pairs` for both estimators at little more than the cost of one: the Grams are shared. n >= 4."""
     return CKA(*_compute(xs, ys, CKA._fields, kernel, mask))
 
 
-def missing_reason(
-    xs: ArrayLike, *, estimator: Estimator = "debiased", mask: ArrayLike | None = None
-) -> list[str | None]:
+def missing_reason(xs: Layers, *, estimator: Estimator = "debiased", mask: ArrayLike | None = None) -> list[str | None]:
     """Why each layer of xs `[L, n, d]` has no CKA, None if it has: a reason exactly where `cka_all_pairs` is NaN."""
-    _check_choice("estimator", estimator, get_args(Estimator))
-    layers, keep = _prepare({"xs": xs}, mask)
+    check_choice("estimator", estimator, get_args(Estimator))
+    layers, keep = prepare({"xs": xs}, mask)
     both = _pairs(layers, None, keep, ("debiased", "biased"))
     dtype = both[0].dtype
     rows = np.asarray(layers)[:, keep]
@@ -115,13 +115,13 @@ def missing_reason(
     return [reason(*layer) for layer in zip(bad_rows, constant, *map(np.diag, both), strict=True)]
 
 
-def duplicate_rows(xs: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
+def duplicate_rows(xs: Layers, *, mask: ArrayLike | None = None) -> np.ndarray:
     """Number of rows that repeat an earlier row exactly, per layer of xs `[L, n, d]` -> int `[L]`. Runs on the host.
 
     Repeated rows are usually prompts that differ in nothing the model sees. They agree in every layer of every model,
     and so raise CKA.
     """
-    xs, keep = _prepare({"xs": xs}, mask)
+    xs, keep = prepare({"xs": xs}, mask)
     rows = np.asarray(xs)[:, keep]
     rows = rows + np.zeros((), rows.dtype)  # -0.0 + 0.0 is 0.0: equal numbers get equal bytes
     return np.array([len(layer) - len({row.tobytes() for row in layer}) for layer in rows])
@@ -234,12 +234,13 @@ _ROUNDING = 8
 
 
 def _compute(xs, ys, estimators, kernel, mask):
-    _check_choice("kernel", kernel, ("linear",))
+    check_choice("kernel", kernel, ("linear",))
+    least = {f"{estimator} CKA": _MIN_ROWS[estimator] for estimator in estimators}
     if xs is ys:
-        x, keep = _prepare({"xs": xs}, mask, estimators)
+        x, keep = prepare({"xs": xs}, mask, least=least)
         y = None
     else:
-        x, y, keep = _prepare({"xs": xs, "ys": ys}, mask, estimators)
+        x, y, keep = prepare({"xs": xs, "ys": ys}, mask, least=least)
     values = _pairs(x, y, keep, estimators)
     # jax may read NumPy's and torch's memory in place: be done with it before the caller can write there again.
     return values if isinstance(values[0], jax.core.Tracer) else jax.block_until_ready(values)
@@ -252,45 +253,3 @@ def _pairs(x, y, keep, estimators):
     if y is None:
         return [_cosines(*u) for u in us]
     return [_cosines(*u, *v) for u, v in zip(us, _centred_grams(y, keep, estimators, dtype), strict=True)]
-
-
-def _prepare(arrays, mask, estimators=()):
-    """Named arrays and mask -> the same as jax arrays, the mask bool `[n]`; or an error that names the shapes."""
-    arrays = {name: _as_jax(name, x) for name, x in arrays.items()}
-    for name, x in arrays.items():
-        if x.ndim != 3:
-            raise ValueError(f"{name} must be [layers, examples, features], got shape {x.shape}")
-    shapes = ", ".join(f"{name} {x.shape}" for name, x in arrays.items())
-    if len({x.shape[1] for x in arrays.values()}) > 1:
-        raise ValueError(f"both sides need the same n examples (axis 1), got {shapes}")
-    n = next(iter(arrays.values())).shape[1]
-    if n == 0:
-        raise ValueError(f"there are no examples (axis 1) in {shapes}")
-    keep = np.ones(n, bool) if mask is None else mask if isinstance(mask, jax.Array) else np.asarray(mask)
-    if keep.dtype != bool or keep.shape != (n,):
-        raise ValueError(f"mask must be bool of shape ({n},) for {shapes}, got {keep.dtype} of shape {keep.shape}")
-    if not isinstance(keep, jax.core.Tracer):
-        kept = np.asarray(keep).sum()
-        for estimator in estimators:
-            least = _MIN_ROWS[estimator]
-            if kept < least:
-                raise ValueError(f"{estimator} CKA needs n >= {least} examples, got n = {kept} in {shapes}")
-    return *arrays.values(), keep
-
-
-def _as_jax(name, x):
-    if not isinstance(x, jax.Array):
-        x = x.detach() if hasattr(x, "detach") else x  # torch
-        try:
-            x = np.asarray(x)
-        except TypeError:  # torch's bfloat16, or a tensor on a GPU
-            x = jnp.from_dlpack(x.contiguous())
-    x = jnp.asarray(x)
-    if jnp.iscomplexobj(x):
-        raise ValueError(f"{name} must be real, got {x.dtype}")
-    return x
-
-
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
