@@ -120,7 +120,10 @@ def test_only_one_of_many_is_inside(tmp_path):
 import os, pathlib, sys, time
 from lorajax.errors import LorajaxError
 from run.lock import study_lock
-folder, until, taken = pathlib.Path(sys.argv[1]), float(sys.argv[2]), 0
+folder, taken = pathlib.Path(sys.argv[1]), 0
+print("ready", flush=True)
+sys.stdin.readline()  # all begin when all have started
+until = time.time() + 3
 while time.time() < until:
     try:
         with study_lock(folder):
@@ -131,11 +134,13 @@ while time.time() < until:
         assert "another command is writing" in str(error), error
 print(taken)
 """
-    until = str(time.time() + 4)
-    several = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "study"), until], stdout=subprocess.PIPE)
-        for _ in range(3)
-    ]
+    command = [sys.executable, "-c", code, str(tmp_path / "study")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    several = [subprocess.Popen(command, **pipes) for _ in range(3)]
+    assert [process.stdout.readline() for process in several] == ["ready\n"] * 3
+    for process in several:
+        process.stdin.write("\n")
+        process.stdin.flush()
     taken = [int(process.communicate(timeout=60)[0] or -1) for process in several]
     assert [process.returncode for process in several] == [0, 0, 0]
     assert min(taken) > 0
