@@ -26,7 +26,7 @@ check: $(VENV)/.test-installed
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) pip install --quiet --editable '.[gguf]'
+	$(RUN) pip install --quiet --editable '.[gguf,readability]'
 	touch $@
 
 # torch is there to be compared with; tests/constraints.txt names the version the tests are known to pass with.

@@ -1,7 +1,7 @@
 """Centred kernel alignment (CKA) of all pairs of layers, compiled: one Gram matrix per layer, one product for all.
 
 Two layers that saw the same n examples are similar when the same examples are similar in both. With Gram matrices
-``K = Xᶜ Xᶜᵀ`` and ``L = Yᶜ Yᶜᵀ`` of the column-centred features (linear kernel),
+``K = Xᶜ Xᶜᵀ`` and ``L = Yᶜ Yᶜᵀ`` of the column-centred features (or of an rbf kernel: `analysis.gram` defines it),
 
     CKA(X, Y) = HSIC(K, L) / sqrt(HSIC(K, K) · HSIC(L, L))
 
@@ -26,7 +26,10 @@ NaN means 0/0: the layer has nothing to compare. Its features are constant over 
 are equal but one. `missing_reason` says which. Other layers are not affected. No denominator has an epsilon, which
 would break the invariance to scale: features of size 1e-20 and 1e20 are as good as any.
 
-Memory: (L1 + L2)·n² floats. Time: one n×d×n product a layer, then one product over all layers.
+Time: half of an n×d×n product a layer, then one product over all layers. Memory: (L1 + L2)·n²/2 floats, up to 1 GB. For
+more, or with `tile=`, Grams are streamed in tiles that all layers share, and only the features and a tile a layer are
+held: exact for any n. Several devices share the tiles. `minibatch_cka` is for features that do not fit at all; it is
+another estimator.
 
 Kornblith, Norouzi, Lee & Hinton, "Similarity of neural network representations revisited", ICML 2019.
 Song, Smola, Gretton, Bedo & Borgwardt, "Feature selection via dependence maximization", JMLR 13, 2012 (eq. 5).
@@ -35,22 +38,27 @@ Nguyen, Raghu & Kornblith, "Do wide and deep networks learn the same things?", I
 Murphy, Zylberberg & Fyshe, "Correcting biased centered kernel alignment measures...", arXiv 2405.01012, 2024.
 """
 
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from analysis import hsic, layerwise
 from analysis.arrays import Layers, check_choice, prepare
+from analysis.gram import row_facts
+from analysis.hsic import MIN_ROWS, Estimator
+from analysis.kernels import Kernel
+from analysis.layerwise import duplicate_rows, missing_reason
 
-__all__ = ["CKA", "Estimator", "cka_all_pairs", "cka_both", "duplicate_rows", "missing_reason"]
+__all__ = ["CKA", "Devices", "Estimator", "Kernel", "NonFinite", "biased_null_mean", "cka_all_pairs", "cka_both"]
+__all__ += ["cka_same_layer", "duplicate_rows", "minibatch_cka", "missing_reason"]
 
-Estimator = Literal["debiased", "biased"]
-
-# Einsum letters: l, m layers of xs and ys; i, j examples; d features.
+NonFinite = Literal["raise", "missing"]
+Devices = Mesh | Sequence[jax.Device]
 
 
 class CKA(NamedTuple):
@@ -65,8 +73,12 @@ def cka_all_pairs(
     ys: Layers,
     *,
     estimator: Estimator = "debiased",
-    kernel: str = "linear",
+    kernel: Kernel = "linear",
+    bandwidth: ArrayLike = 1.0,
     mask: ArrayLike | None = None,
+    nonfinite: NonFinite = "raise",
+    tile: int | None = None,
+    devices: Devices | None = None,
 ) -> jax.Array:
     """CKA of every layer of xs `[L1, n, d1]` with every layer of ys `[L2, n, d2]` -> `[L1, L2]`.
 
@@ -75,181 +87,175 @@ def cka_all_pairs(
 
     Args:
         estimator: "debiased" (n >= 4) or "biased" (n >= 2); definitions in the module docstring.
-        kernel: "linear".
+        kernel: "linear" or "rbf" (`analysis.kernels`), which also sees relations that are not linear, and tends to
+            linear as the bandwidth grows. Streamed, it goes over the Gram four times, for its exact median.
+        bandwidth: of rbf: σ in units of the root of the median squared distance between two rows of the layer.
         mask: bool `[n]`; the value is that of the examples where it is True. Lets tasks of different n be padded to one
             compiled shape. `jax.vmap` over xs, ys and mask works; there, a task with too few examples is NaN.
+        nonfinite: a NaN or infinity in a kept row can "raise" an error that names it, or make its layer "missing"
+            (NaN). Under jit and vmap, where values are not known, it is always missing.
+        tile: stream the Grams in tiles of so many rows; None: in memory if they fit in 1 GB, else the largest that do.
+        devices: these share the tiles, a list or a mesh, and each gets a copy of the features; None: those that the
+            features are on.
+
+    Raises:
+        ValueError: shapes do not go together, there are too few examples, or values are not finite; says which.
     """
     check_choice("estimator", estimator, get_args(Estimator))
-    return _compute(xs, ys, (estimator,), kernel, mask)[0]
+    return _compute(xs, ys, (estimator,), kernel, bandwidth, mask, nonfinite, tile, devices)[0]
 
 
-def cka_both(xs: Layers, ys: Layers, *, kernel: str = "linear", mask: ArrayLike | None = None) -> CKA:
-    """`cka_all_pairs` for both estimators at little more than the cost of one: the Grams are shared. n >= 4."""
-    return CKA(*_compute(xs, ys, CKA._fields, kernel, mask))
+def cka_both(
+    xs: Layers,
+    ys: Layers,
+    *,
+    kernel: Kernel = "linear",
+    bandwidth: ArrayLike = 1.0,
+    mask: ArrayLike | None = None,
+    nonfinite: NonFinite = "raise",
+    tile: int | None = None,
+    devices: Devices | None = None,
+) -> CKA:
+    """`cka_all_pairs` for both estimators at the cost of one: the inner products are shared. n >= 4."""
+    return CKA(*_compute(xs, ys, CKA._fields, kernel, bandwidth, mask, nonfinite, tile, devices))
 
 
-def missing_reason(xs: Layers, *, estimator: Estimator = "debiased", mask: ArrayLike | None = None) -> list[str | None]:
-    """Why each layer of xs `[L, n, d]` has no CKA, None if it has: a reason exactly where `cka_all_pairs` is NaN."""
+def cka_same_layer(
+    xs: Layers,
+    ys: Layers,
+    *,
+    estimator: Estimator = "debiased",
+    kernel: Kernel = "linear",
+    bandwidth: ArrayLike = 1.0,
+    mask: ArrayLike | None = None,
+    nonfinite: NonFinite = "raise",
+) -> jax.Array:
+    """CKA of layer l of xs `[L, n, d1]` with layer l of ys `[L, n, d2]` -> `[L]`: the diagonal of `cka_all_pairs`.
+
+    With fewer features than examples (d1 + d2 < n), linear CKA is made of d×d products of features, at a cost linear
+    in n, instead of n×n products of examples. The two are equal. The debiased one is then a difference, though: a layer
+    for which float32 is not enough (rows much longer than the others) is done by its Gram. Under vmap both are
+    computed. Besides the features, one layer is held at a time.
+    """
     check_choice("estimator", estimator, get_args(Estimator))
-    layers, keep = prepare({"xs": xs}, mask)
-    both = _pairs(layers, None, keep, ("debiased", "biased"))
-    dtype = both[0].dtype
-    rows = np.asarray(layers)[:, keep]
-    bad_rows = (~np.isfinite(rows).all(-1)).sum(-1)
-    constant = (rows == rows[:, :1]).all((1, 2))
-    n = rows.shape[1]
-
-    def reason(bad_rows, constant, debiased, biased):
-        if bad_rows:
-            return f"non-finite values in {bad_rows} of {n} rows (as {layers.dtype})"
-        if n < _MIN_ROWS[estimator]:
-            return f"only {n} rows: {estimator} CKA needs at least {_MIN_ROWS[estimator]}"
-        if constant:
-            return f"constant features: all {n} rows are equal"
-        if np.isnan(biased):
-            return f"out of range: features differ by too little or too much for {dtype}"
-        if estimator == "debiased" and np.isnan(debiased):
-            return f"no structure: all rows are equally far apart, or equal but one (U-centred Gram is 0 in {dtype})"
-        return None
-
-    return [reason(*layer) for layer in zip(bad_rows, constant, *map(np.diag, both), strict=True)]
+    x, y, keep, dtype = _prepare(xs, ys, (estimator,), kernel, bandwidth, mask, nonfinite)
+    y = x if y is None else y
+    if len(x) != len(y):
+        raise ValueError(f"both sides need the same layers (axis 0), got xs {x.shape}, ys {y.shape}")
+    how = hsic.plan(kernel, 2, x.shape[1], dtype.itemsize)
+    features = kernel == "linear" and x.shape[2] + y.shape[2] < x.shape[1]
+    values, sizes = layerwise.same_layer(x, y, keep, bandwidth, how=how, dtype=dtype, features=features)
+    _check_finite(x, y, sizes, keep, nonfinite)
+    return _settled(values[CKA._fields.index(estimator)])
 
 
-def duplicate_rows(xs: Layers, *, mask: ArrayLike | None = None) -> np.ndarray:
-    """Number of rows that repeat an earlier row exactly, per layer of xs `[L, n, d]` -> int `[L]`. Runs on the host.
+def minibatch_cka(batches: Iterable[tuple[Layers, Layers]]) -> jax.Array:
+    """Linear CKA `[L1, L2]` as Nguyen et al. (2021) estimate it, from batches (xs `[L1, n, d1]`, ys `[L2, n, d2]`).
 
-    Repeated rows are usually prompts that differ in nothing the model sees. They agree in every layer of every model,
-    and so raise CKA.
+    HSIC_1 of (K, L), (K, K) and (L, L) is summed over batches, all of equal weight, and CKA is the ratio of the sums.
+    One batch is held at a time. Each mean of HSIC_1 is unbiased whatever the batch size; still this is not the value of
+    all examples together, which also compares examples of different batches. It varies more, and with how examples were
+    put into batches. Use `cka_all_pairs` where the features fit.
+
+    Raises:
+        ValueError: there is no batch, a batch has fewer than 4 examples (leave it out, or merge it with another),
+            numbers of layers differ, or values are not finite; says which batch.
     """
-    xs, keep = prepare({"xs": xs}, mask)
-    rows = np.asarray(xs)[:, keep]
-    rows = rows + np.zeros((), rows.dtype)  # -0.0 + 0.0 is 0.0: equal numbers get equal bytes
-    return np.array([len(layer) - len({row.tobytes() for row in layer}) for layer in rows])
+    sums: list[np.ndarray] = []
+    for i, (xs, ys) in enumerate(batches):
+        try:
+            x, y, keep, dtype = _prepare(xs, ys, ("debiased",), "linear", 1.0, None, "raise")
+            how = hsic.plan("linear", 2 * max(len(x), 0 if y is None else len(y)), x.shape[1], dtype.itemsize)
+            _, (products, _), sides = hsic.all_pairs(x, y, keep, 1.0, how=how, dtype=dtype)
+            _check_finite(x, y, [side.size for side in sides], keep, "raise")
+        except ValueError as error:
+            raise ValueError(f"batch {i}: {error}") from error
+        # Features were divided by their size, which differs between batches. float64 has room for its fourth power.
+        k, m = (np.asarray(side.size, np.float64) ** 2 for side in sides)
+        uv, uu, vv = (np.asarray(value, np.float64) / (x.shape[1] * (x.shape[1] - 3)) for value in products)
+        # Nothing from layers whose Gram is zero in this batch (NaN), not even rounding.
+        new = [uv * np.where(uu > 0, k, 0)[:, None] * np.where(vv > 0, m, 0), np.nan_to_num(uu) * k**2]
+        new += [np.nan_to_num(vv) * m**2]
+        if sums and sums[0].shape != uv.shape:
+            raise ValueError(f"batch {i} has {uv.shape} layers, the batches before it {sums[0].shape}")
+        sums = [total + value for total, value in zip(sums, new, strict=True)] if sums else new
+    if not sums:
+        raise ValueError("there are no batches")
+    uv, uu, vv = sums
+    with np.errstate(invalid="ignore"):
+        return jnp.asarray(uv / (np.sqrt(uu)[:, None] * np.sqrt(vv)), dtype)
 
 
-# --- the compiled part ------------------------------------------------------------------------------------------------
+def biased_null_mean(
+    xs: Layers,
+    ys: Layers,
+    *,
+    kernel: Kernel = "linear",
+    bandwidth: ArrayLike = 1.0,
+    mask: ArrayLike | None = None,
+    nonfinite: NonFinite = "raise",
+) -> jax.Array:
+    """Mean of biased CKA over all permutations of the examples of ys: its level for unrelated layers -> `[L1, L2]`.
 
-
-@partial(jax.jit, static_argnames=("estimators", "dtype"))
-def _centred_grams(xs, keep, estimators, dtype):
-    """xs `[L, n, d]`, keep bool `[n]` -> per estimator: Grams us `[L, n, n]`; ⟨u, u⟩ up to which u is zero `[L]`."""
-
-    def layer(x):
-        x, n = x.astype(dtype), keep.sum().astype(dtype)
-        gram = _gram(_centre_features(x, keep, n))
-        return [_CENTRE[estimator](gram, keep, n) for estimator in estimators]
-
-    return lax.map(layer, xs)  # one at a time: besides the Grams, only one layer's features are ever copied
-
-
-def _centre_features(x, keep, n):
-    """x `[n, d]` minus its mean, scaled to size about one. Dropped rows are zero; so is all of a non-finite layer."""
-    keep = keep[:, None]
-    # Constant features become exactly 0, and a feature of mean 1000 has a small mean before any mean is computed.
-    x = jnp.where(keep, x - x[jnp.argmax(keep)], 0)
-    # Fourth powers of features follow. CKA does not depend on the scale: dividing changes no value and no gradient.
-    size = lax.stop_gradient(jnp.abs(x).max())
-    x = jnp.where((size > 0) & jnp.isfinite(size), x, 0) * (1 / jnp.where(size > 0, size, 1))
-    mean = x.sum(0) / n
-    rest = jnp.where(keep, x - mean, 0).sum(0) / n  # what rounding left of the mean
-    return jnp.where(keep, (x - mean) - rest, 0)
-
-
-def _gram(x):
-    """x `[n, d]` -> x xᵀ `[n, n]`, symmetric to the last bit. Only blocks on and above the diagonal are multiplied."""
-    n = len(x)
-    rows = max(256, -(-n // 8))  # at most 8 strips, none too small for an accelerator
-    strips = [jnp.pad(_gram_tile(x[i : i + rows], x[i:]), ((0, 0), (i, 0))) for i in range(0, n, rows)]
-    upper = jnp.concatenate(strips)
-    return jnp.where(jnp.tri(n, dtype=bool), upper.T, upper)
-
-
-def _gram_tile(x, y):
-    """x `[i, d]`, y `[j, d]` -> `[i, j]`. Not TF32 nor bfloat16 on any backend: those lose what centring saved."""
-    return jnp.einsum("id,jd->ij", x, y, precision=lax.Precision.HIGHEST)
-
-
-def _double_centre(gram, keep, n):
-    """The Gram of centred features as it is: its rows and columns sum to zero already."""
-    return gram, jnp.zeros((), gram.dtype)
-
-
-def _u_centre(gram, keep, n):
-    """A_ij = K_ij - r_i/(n-2) - r_j/(n-2) + s/((n-1)(n-2)) off the diagonal and 0 on it, where r = row sums and s = sum
-    of K without its diagonal. Then ⟨A, B⟩ = n(n-3) HSIC_1.
-
-    Where A is zero in exact arithmetic (rows equally far apart, say one-hot), floats leave rounding, and the ratio of
-    two roundings looks like a result. So A counts as zero if it is no larger than the rounding error of K, of which an
-    entry is off by about eps·|x_i||x_j|. With fewer than four examples it always is zero.
+    Exactly tr K · tr L / ((n-1) |K| |L|) of the centred Grams, |K|² = Σ_ij K_ij². About d/(n+d) for Gaussian features.
+    (That of the debiased estimator is 0.)
     """
-    off = keep[:, None] & keep & ~jnp.eye(len(gram), dtype=bool)
-    k = jnp.where(off, gram, 0)
-    row = k.sum(1) / (n - 2)
-    a = jnp.where(off, k - row[:, None] - row + row.sum() / (n - 1), 0)
-    size2 = jnp.diag(gram)
-    rounding2 = (_ROUNDING * jnp.finfo(gram.dtype).eps) ** 2 * (size2.sum() ** 2 - (size2**2).sum())
-    return jnp.where(n >= 4, a, 0), rounding2
-
-
-@jax.jit
-def _cosines(us, us_zero, vs=None, vs_zero=None):
-    """Centred Grams us `[l, n, n]`, vs `[m, n, n]` (None: us) -> cosines `[l, m]`, NaN where a ⟨u, u⟩ <= us_zero."""
-    if vs is None:
-        [uv] = _inner((us, us))
-        vs_zero, uu, vv = us_zero, uv, uv
-    else:
-        uv, uu, vv = _inner((us, vs), (us, us), (vs, vs))
-    uu, vv = jnp.diag(uu), jnp.diag(vv)
-    valid = (uu > us_zero)[:, None] & (vv > vs_zero)
-    # A value that `where` drops still has a gradient, which must not be NaN: hence two of them.
-    length = jnp.sqrt(jnp.where(valid, uu[:, None], 1)) * jnp.sqrt(jnp.where(valid, vv, 1))
-    return jnp.where(valid, uv / length, jnp.nan)
-
-
-def _inner(*pairs):
-    """Pairs of us `[l, n, n]`, vs `[m, n, n]` -> Σ_ij u_ij v_ij `[l, m]` of each: one product over all pairs of layers.
-
-    One float32 sum over n² products is off by 1e-5 when one example is 30 times larger than the others, and its entries
-    outweigh the sum of all the rest. So only rows are plain sums, and rows are added with Kahan's compensation.
-    """
-
-    def add_row(carry, i):
-        rows = [jnp.einsum("lj,mj->lm", us[:, i], vs[:, i], precision=lax.Precision.HIGHEST) for us, vs in pairs]
-        rows = [row - lost for row, (_, lost) in zip(rows, carry, strict=True)]
-        new = [total + row for row, (total, _) in zip(rows, carry, strict=True)]
-        return [(t, (t - total) - row) for t, row, (total, _) in zip(new, rows, carry, strict=True)], None
-
-    zeros = [(jnp.zeros((len(us), len(vs)), us.dtype),) * 2 for us, vs in pairs]
-    return [total for total, _ in lax.scan(add_row, zeros, jnp.arange(pairs[0][0].shape[1]))[0]]
-
-
-_CENTRE = {"debiased": _u_centre, "biased": _double_centre}
-_MIN_ROWS = {"debiased": 4, "biased": 2}
-# In units of eps·|x_i||x_j|. Measured in float32: rows without structure give up to 1, or 5 when their features were
-# stored with an offset of ten times their size; random rows with 4096 features give 1e5.
-_ROUNDING = 8
+    x, y, keep, dtype = _prepare(xs, ys, ("biased",), kernel, bandwidth, mask, nonfinite)
+    how = hsic.plan(kernel, 1, x.shape[1], dtype.itemsize)
+    _, x_share, x_size = layerwise.lengths(x, keep, bandwidth, how=how, dtype=dtype)
+    y_share, y_size = x_share, x_size
+    if y is not None:
+        _, y_share, y_size = layerwise.lengths(y, keep, bandwidth, how=how, dtype=dtype)
+    _check_finite(x, y, (x_size, y_size), keep, nonfinite)
+    return _settled(x_share[:, None] * y_share / (keep.sum() - 1).astype(dtype))
 
 
 # --- the arguments ----------------------------------------------------------------------------------------------------
 
 
-def _compute(xs, ys, estimators, kernel, mask):
-    check_choice("kernel", kernel, ("linear",))
-    least = {f"{estimator} CKA": _MIN_ROWS[estimator] for estimator in estimators}
+def _prepare(xs, ys, estimators, kernel, bandwidth, mask, nonfinite):
+    """-> x, y (None if it is x), keep, dtype."""
+    check_choice("kernel", kernel, get_args(Kernel))
+    check_choice("nonfinite", nonfinite, get_args(NonFinite))
+    if not isinstance(bandwidth, jax.core.Tracer) and not 0 < bandwidth < np.inf:
+        raise ValueError(f"bandwidth must be positive and finite, got {bandwidth}")
+    least = {f"{estimator} CKA": MIN_ROWS[estimator] for estimator in estimators}
     if xs is ys:
         x, keep = prepare({"xs": xs}, mask, least=least)
         y = None
     else:
         x, y, keep = prepare({"xs": xs, "ys": ys}, mask, least=least)
-    values = _pairs(x, y, keep, estimators)
-    # jax may read NumPy's and torch's memory in place: be done with it before the caller can write there again.
-    return values if isinstance(values[0], jax.core.Tracer) else jax.block_until_ready(values)
+    if kernel == "rbf" and x.shape[1] > 90_000:
+        raise ValueError(f"kernel='rbf' counts pairs in 32 bits: n must be at most 90,000, got {x.shape[1]}")
+    return x, y, keep, jnp.promote_types(jnp.result_type(x, x if y is None else y), jnp.float32)
 
 
-def _pairs(x, y, keep, estimators):
-    """x `[L1, n, d1]`, y `[L2, n, d2]` (None: x), keep bool `[n]` -> `[L1, L2]` per estimator."""
-    dtype = jnp.promote_types(jnp.result_type(x, *([] if y is None else [y])), jnp.float32)
-    us = _centred_grams(x, keep, estimators, dtype)
-    if y is None:
-        return [_cosines(*u) for u in us]
-    return [_cosines(*u, *v) for u, v in zip(us, _centred_grams(y, keep, estimators, dtype), strict=True)]
+def _compute(xs, ys, estimators, kernel, bandwidth, mask, nonfinite, tile, devices):
+    x, y, keep, dtype = _prepare(xs, ys, estimators, kernel, bandwidth, mask, nonfinite)
+    if tile is not None and tile < 1:
+        raise ValueError(f"tile must be at least 1 row, got {tile}")
+    layers = len(x) + (0 if y is None else len(y))
+    how = hsic.plan(kernel, layers, x.shape[1], dtype.itemsize, tile, hsic.devices_of(devices, x, y))
+    x, y, keep = hsic.placed(how, x, y, keep)
+    values, _, sides = hsic.all_pairs(x, y, keep, bandwidth, how=how, dtype=dtype)
+    _check_finite(x, y, [side.size for side in sides], keep, nonfinite)
+    return [_settled(values[CKA._fields.index(estimator)]) for estimator in estimators]
+
+
+def _settled(values):
+    """jax may read NumPy's and torch's memory in place: be done with it before the caller can write there again."""
+    return values if isinstance(values, jax.core.Tracer) else jax.block_until_ready(values)
+
+
+def _check_finite(x, y, sizes, keep, nonfinite):
+    """Raises for the first kept row that is not finite. `sizes` say which layers to look at: usually none."""
+    if nonfinite == "missing" or any(isinstance(value, jax.core.Tracer) for value in (x, y, *sizes, keep)):
+        return
+    for name, side, size in (("xs", x, sizes[0]), ("ys", x if y is None else y, sizes[1])):
+        for layer in np.flatnonzero(~np.isfinite(size)):
+            bad = np.asarray(row_facts(side[layer : layer + 1], keep)[0][0])
+            if bad.any():  # if not, only the differences of rows overflow: missing
+                raise ValueError(
+                    f"{name}: row {bad.argmax()} of layer {layer} is not finite ({bad.sum()} of its {keep.sum()} rows "
+                    "are not). With nonfinite='missing' its values are NaN instead"
+                )

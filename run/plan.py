@@ -13,27 +13,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
-from typing import Any
 
 import tyro
 
 from lorajax.data.batching import Layout
 from lorajax.errors import LorajaxError
 from lorajax.lora.adapter import LoraConfig
-from lorajax.machines import Accelerator, Speed, machine, machine_of
+from lorajax.machines import Speed, machine, machine_of
 from lorajax.mesh import parse_mesh
-from lorajax.models.config import ModelConfig
 from lorajax.models.named import config_of
 from lorajax.models.quantize import Quantize
-from lorajax.training.capacity import FITS
 from lorajax.training.config import TrainConfig
 from lorajax.training.flops import Flops, count_flops
 from run.options import Dtype
-from run.plan_target import Answer, Question, ask, check_topology
-from run.terminal import command, console, duration, say, show_table
-
-COMPUTED, COUNTED, ASSUMED = "computed by the compiler", "counted by formula", "assumed"
+from run.plan_sections import Line, comparison, memory, study, target, time, work
+from run.plan_target import Question, ask, check_topology
+from run.terminal import command, console, say, show_table
 
 #: Largest fleet that is looked for, unless --tasks says how many adapters there are.
 MOST = 64
@@ -53,6 +48,8 @@ class Plan:
     """Answer tokens of a row at most; 0 for all of its tokens."""
     tasks: int = 0
     """Tasks of the study: one adapter each and the multi-task model; 0 for no estimate of a whole study."""
+    examples: int = 0
+    """Prompts of a task whose hidden states are compared, under base, E and C; 0 for no estimate of that."""
     dtype: Dtype = "float32"
     """Of the frozen weights and of the arithmetic: float32 or bfloat16."""
     quantize: Quantize = "none"
@@ -88,6 +85,7 @@ class Plan:
             ("--length", self.length, 2),
             ("--answers", self.answers, 0),
             ("--tasks", self.tasks, 0),
+            ("--examples", self.examples, 0),
             ("--devices", self.devices, 0),
             ("--count", self.count, 1),
         ):
@@ -116,16 +114,6 @@ class Plan:
     def most(self) -> int:
         """The largest fleet that is of use, or that is looked for."""
         return self.tasks + 1 if self.tasks else max(MOST, self.fleet)
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One thing a plan says: `text` for people, `value` for programs, and where it is from."""
-
-    name: str
-    value: Any
-    text: str
-    basis: str
 
 
 def plan(options: Plan) -> dict[str, list[Line]]:
@@ -170,111 +158,9 @@ def plan(options: Plan) -> dict[str, list[Line]]:
         "memory of each device": memory(options, found),
         "work of a step": work(step, found, tokens),
         "time": time(options, step, speed, moved, tokens),
+        "comparing hidden states": comparison(options, config, found),
         "study": study(options, lambda n: speed.seconds(flops(n).total, moved), meant, found.chips),
     }
-
-
-def target(options: Plan, config: ModelConfig, found: Answer) -> list[Line]:
-    """What is compiled, and for what."""
-    mesh = ", ".join(f"{axis}={size}" for axis, size in found.mesh.items())
-    machines = options.topology or f"{found.kind} ({found.platform})"
-    if options.accelerator:
-        machines = f"{options.count} x {options.accelerator}, by way of a CPU: an estimate"
-    step = f"{options.fleet} adapters x {found.rows} rows x {options.length} tokens, remat {options.train.remat}"
-    return [
-        Line("model", options.model, f"{options.model}, {config.parameter_count():,} parameters", COUNTED),
-        Line("step", step, step, "asked for"),
-        Line("compiled for", machines, machines, COMPUTED),
-        Line("mesh", found.mesh, mesh, "chosen" if options.mesh == "auto" else "asked for"),
-    ]
-
-
-def memory(options: Plan, found: Answer) -> list[Line]:
-    """Bytes on each device by kind, and what fits."""
-    compiled = "estimated: at most those of the CPU's program" if options.accelerator else COMPUTED
-    names = [
-        ("base", "base weights", COUNTED),
-        ("adapters", "adapters and optimizer state", COUNTED),
-        ("batch", "batch", COUNTED),
-        ("temporaries", "temporaries: activations, gradients, gathered weights", compiled),
-        ("rest", "other results, padding, program", compiled),
-        ("total", "total", compiled),
-    ]
-    sizes = (found.memory or {}) | {"total": found.total}
-    lines = [Line(name, sizes[key], size(sizes[key]), basis) for key, name, basis in names if found.memory]
-    if found.refused:
-        lines.append(Line("refused", found.refused, "the compiler ran out of memory", COMPUTED))
-    if found.device_bytes:
-        published = "published by the maker" if options.topology or options.accelerator else "told by the system"
-        lines.append(Line("memory of a device", found.device_bytes, size(found.device_bytes), published))
-        usable = FITS * found.device_bytes
-        fits = found.memory is not None and found.total <= usable
-        text = f"{'yes' if fits else 'no'}, of {size(usable)} usable"
-        lines.append(Line("fits", fits, text, f"{FITS} of it: {ASSUMED}"))
-    if found.largest is not None:
-        most = f"{found.largest} together" if found.largest else "none: not even one adapter"
-        if found.largest == options.most:
-            most += ", and no more were looked for"
-        lines.append(Line("largest fleet that fits", found.largest, most, compiled))
-    return lines
-
-
-def work(flops: Flops, found: Answer, tokens: int) -> list[Line]:
-    """Operations of a step."""
-    unrolled = f"{COMPUTED}, loops unrolled, elementwise work too"
-    return [
-        *(Line(name, value, f"{value:.3e}", COUNTED) for name, value in dataclasses.asdict(flops).items()),
-        Line("FLOPs of a step", flops.total, f"{flops.total:.3e}", COUNTED),
-        Line("FLOPs of a step, by XLA", found.xla_flops, f"{found.xla_flops:.3e}", unrolled),
-        Line("FLOPs of a token", flops.total / tokens, f"{flops.total / tokens:.3e}", COUNTED),
-    ]
-
-
-def time(options: Plan, flops: Flops, speed: Speed, moved: float, tokens: int) -> list[Line]:
-    """How long a step takes."""
-    seconds = speed.seconds(flops.total, moved)
-    if seconds is None:
-        return [Line("seconds of a step", None, "unknown: give --peak", ASSUMED)]
-    peak = "--peak" if options.peak else "the published peak, that of bfloat16"
-    lines = [Line("seconds of a step", seconds, f"{seconds:.3f}", f"{ASSUMED}: {options.efficiency:.0%} of {peak}")]
-    moving = speed.moving(moved)
-    if moving is not None:
-        basis = f"{COUNTED}, at the published bandwidth"
-        lines.append(Line("at least, to move its bytes", moving, f"{moving:.3f}", basis))
-    return [*lines, Line("tokens a second, padding too", tokens / seconds, f"{tokens / seconds:,.0f}", ASSUMED)]
-
-
-def study(options: Plan, seconds: Callable[[int], float | None], meant: Accelerator | None, chips: float) -> list[Line]:
-    """What all adapters of a study take: even groups, one after the other, without compiling, loading or measuring.
-
-    `seconds` gives the time of a step of so many adapters.
-    """
-    if not options.tasks:
-        return []
-    adapters, steps = options.tasks + 1, options.train.steps
-    groups = -(-adapters // options.fleet)
-    most = -(-adapters // groups)
-    lines = [
-        Line("adapters", adapters, f"{adapters}, of {steps} steps each", "asked for"),
-        Line("groups", groups, f"{groups} of up to {most}", COUNTED),
-    ]
-    step = seconds(most)
-    if step is None:
-        return lines
-    hours = groups * steps * step / 3600
-    lines.append(Line("hours", hours, duration(hours * 3600), f"{ASSUMED}, as the time of a step"))
-    lines.append(Line("accelerator-hours", hours * chips, f"{hours * chips:,.1f}", f"{ASSUMED}, on {chips:g}"))
-    price = options.price or (meant.price if meant else None)
-    if price:
-        basis = "asked for" if options.price or not meant else f"{ASSUMED}: {meant.price_note}; check yours"
-        lines.append(Line("price of an accelerator-hour", price, f"${price:.2f}", basis))
-        lines.append(Line("price", hours * chips * price, f"${hours * chips * price:,.2f}", ASSUMED))
-    return lines
-
-
-def size(number: float) -> str:
-    """A number of bytes as people say it."""
-    return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.2f} MB"
 
 
 def to_json(sections: dict[str, list[Line]]) -> str:

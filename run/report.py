@@ -13,12 +13,10 @@ import dataclasses
 import json
 import re
 import shlex
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 import tyro
 import xarray as xr
@@ -27,10 +25,11 @@ from markupsafe import Markup
 from lorajax.errors import LorajaxError
 from lorajax.files import write_text
 from run import figures
-from run.figures import mean_present, same_layer
-from run.findings import cka_findings, count, listed, loss_findings, number, warnings
+from run.findings import cka_findings, count, loss_findings, warnings
+from run.layer_findings import ablation_findings, band_findings, cluster_findings, readability_findings
 from run.options import StudyConfig
 from run.study_folder import StudyFolder
+from run.tables import ablation_table, bands_table, cka_table, loss_table, missing_layers
 from run.terminal import command, say
 
 
@@ -51,8 +50,13 @@ def build(study: Path) -> Path:
     folder = StudyFolder.open(study)
     if absent := {"model", "data", "config"} - folder.record.keys():
         raise LorajaxError(f"{study / 'study.json'}: expected the keys model, data and config; no {sorted(absent)[0]}")
-    losses, cka = read_losses(folder.results / "losses.csv"), read_cka(folder.results / "cka.nc")
-    metrics = read_metrics(study / "metrics.jsonl")
+    results = folder.results
+    losses, cka, metrics = read_losses(results / "losses.csv"), read_cka(results / "cka.nc"), read_metrics(study)
+    bands, ablation = read_table(results / "bands.csv"), read_netcdf(results / "ablation.nc", "loss")
+    spectrum, embedding = (
+        read_netcdf(results / f"{name}.nc", name if name == "spectrum" else "map") for name in ("spectrum", "embedding")
+    )
+    correlations = read_table(results / "readability_correlation.csv")
     drawn = {}
     if cka is not None:
         drawn["cka_by_layer"] = figures.layer_boxplot(cka)
@@ -63,6 +67,15 @@ def build(study: Path) -> Path:
         drawn["losses"] = figures.loss_bars(losses)
     if metrics is not None:
         drawn["training"] = figures.training_curves(metrics)
+    if spectrum is not None:
+        drawn["spectrum"] = figures.spectrum_by_layer(spectrum)
+    if embedding is not None:
+        drawn["task_maps"] = figures.task_maps(embedding)
+        drawn["clusters"] = figures.cluster_scores(embedding)
+    if correlations is not None:
+        drawn["readability"] = figures.readability_by_layer(correlations)
+    if ablation is not None:
+        drawn["ablation"] = figures.band_shares(ablation)
     paths = {name: figures.save(figure, study / "figures" / f"{name}.svg") for name, figure in drawn.items()}
     templates = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
     page = jinja2.Environment(
@@ -73,7 +86,16 @@ def build(study: Path) -> Path:
         quoted=shlex.quote(study.resolve().name),
         record=folder.record,
         figures={name: inline(path.read_text("utf-8"), name) for name, path in paths.items()},
-        findings=(loss_findings(losses) if losses is not None else []) + (cka_findings(cka) if cka is not None else []),
+        findings=[
+            *(loss_findings(losses) if losses is not None else []),
+            *(cka_findings(cka) if cka is not None else []),
+            *(band_findings(bands) if bands is not None else []),
+            *(ablation_findings(ablation, bands, cka) if ablation is not None else []),
+            *(cluster_findings(embedding) if embedding is not None else []),
+            *(readability_findings(correlations) if correlations is not None else []),
+        ],
+        bands=None if bands is None else bands_table(bands),
+        ablation=None if ablation is None else ablation_table(ablation),
         losses=None if losses is None else loss_table(losses),
         cka=None if cka is None else cka_table(cka),
         prompts=None if cka is None else prompts(cka),
@@ -101,20 +123,43 @@ def read_losses(file: Path) -> pd.DataFrame | None:
 
 
 def read_cka(file: Path) -> xr.Dataset | None:
-    """The labelled CKA results, or None when there are none yet."""
+    """The labelled CKA results, or None when there are none yet, or not of base | C and E | C."""
+    ds = read_netcdf(file, "cka")
+    if ds is None:
+        return None
+    if absent := {"n", "reason", "duplicates", "cluster"} - set(ds.variables):
+        raise LorajaxError(f"{file}: no variable {sorted(absent)[0]}; write it again: python -m run.cka_all_layers")
+    # A report is about both; other pairs are no part of it.
+    return ds if {"base | C", "E | C"} <= set(ds.pair.values) else None
+
+
+def read_netcdf(file: Path, variable: str) -> xr.Dataset | None:
+    """Labelled results that hold `variable`, or None when there are none yet."""
     if not file.exists():
         return None
     try:
         ds = xr.load_dataset(file, engine="h5netcdf")
     except (OSError, ValueError) as error:
         raise LorajaxError(f"{file}: cannot be read as netCDF: {error}") from None
-    if absent := {"cka", "n", "reason", "duplicates", "cluster"} - set(ds.variables):
-        raise LorajaxError(f"{file}: no variable {sorted(absent)[0]}; write it again: python -m run.cka_all_layers")
+    if variable not in ds.variables:
+        raise LorajaxError(f"{file}: no variable {variable}; delete the file and compute it again")
     return ds
 
 
-def read_metrics(file: Path) -> pd.DataFrame | None:
+def read_table(file: Path) -> pd.DataFrame | None:
+    """A table with a row or more, or None."""
+    if not file.exists():
+        return None
+    try:
+        table = pd.read_csv(file, keep_default_na=False, na_values={"p_value": [""], "r": [""]})
+    except ValueError as error:
+        raise LorajaxError(f"{file}: cannot be read as CSV: {error}") from None
+    return table if len(table) else None
+
+
+def read_metrics(study: Path) -> pd.DataFrame | None:
     """The training log as a table with columns step, model, loss, grad_norm; None when there is none yet."""
+    file = study / "metrics.jsonl"
     rows = []
     for at, line in enumerate(file.read_text("utf-8").splitlines() if file.exists() else [], start=1):
         try:
@@ -126,41 +171,6 @@ def read_metrics(file: Path) -> pd.DataFrame | None:
     return pd.DataFrame(rows, columns=["step", "model", "loss", "grad_norm"]) if rows else None
 
 
-def loss_table(losses: pd.DataFrame) -> list[dict[str, str]]:
-    """Rows task, cluster, tokens, before, E, C: what each model came to, and the change from the base model."""
-    rows = []
-    for task, both in losses.groupby("task", sort=False):
-        first = both.iloc[0]
-        row = {"task": task, "cluster": first.cluster, "tokens": f"{first.tokens:.0f}", "before": number(first.before)}
-        for model in ("E", "C"):
-            found = both[both.model == model]
-            ends = [f"{number(r.after)} ({r.after - r.before:+.3f})" for r in found.itertuples()]
-            row[model] = ends[0].replace(" (+nan)", "") if ends else "not measured"
-        rows.append(row)
-    return rows
-
-
-def cka_table(ds: xr.Dataset) -> dict[str, Any]:
-    """Same-layer debiased CKA of each task at a few depths: {layers, rows: [{task, cluster, n, pairs}]}."""
-    labels = [str(label) for label in ds.layer_a.values]
-    blocks = [i for i, label in enumerate(labels) if label.startswith("block ")]
-    depths = {blocks[round(share * (len(blocks) - 1))] for share in (0, 1 / 3, 2 / 3, 1)} if blocks else set()
-    picked = sorted(depths | {0, len(labels) - 1})
-    values = {pair: same_layer(ds, pair) for pair in ("base | C", "E | C")}
-    rows = [
-        {
-            "task": str(task),
-            "cluster": str(ds.cluster.values[t]),
-            "n": str(ds.n.values[t]),
-            "pairs": {pair: [number(table[t, i]) for i in picked] for pair, table in values.items()},
-        }
-        for t, task in enumerate(ds.task.values)
-    ]
-    means = {pair: [number(value) for value in mean_present(table)[picked]] for pair, table in values.items()}
-    rows.append({"task": "mean over tasks", "cluster": "", "n": "", "pairs": means})
-    return {"layers": [labels[i] for i in picked], "rows": rows}
-
-
 def prompts(ds: xr.Dataset) -> str:
     """How many tasks and test prompts stand behind a figure."""
     low, high = int(ds.n.min()), int(ds.n.max())
@@ -170,32 +180,6 @@ def prompts(ds: xr.Dataset) -> str:
 def provenance(ds: xr.Dataset) -> str:
     """What the CKA results were made from, indented for reading."""
     return json.dumps(json.loads(ds.attrs.get("provenance", "{}")), indent=2, ensure_ascii=False)
-
-
-def missing_layers(ds: xr.Dataset) -> list[dict[str, str]]:
-    """Rows layer, models, tasks, reason: all that same-layer CKA lacks, and why."""
-    why: dict[tuple[int, str, str], list[str]] = defaultdict(list)  # (layer, reason, task) -> models or pairs
-    reasons = ds.reason.transpose("model", "task", "layer").values.astype(str)
-    tasks, models = ds.task.values.astype(str), ds.model.values.astype(str).tolist()
-    for m, t, layer in np.argwhere(reasons != ""):
-        reason = reasons[m, t, layer].replace(f"all {ds.n.values[t]} rows", "all n rows")
-        why[layer, reason, tasks[t]].append(models[m])
-    for pair in ds.pair.values.astype(str):
-        sides = [models.index(side) for side in pair.split(" | ")]
-        for t, layer in np.argwhere(np.isnan(same_layer(ds, pair)) & (reasons[sides] == "").all(0)):
-            why[layer, "no reason was recorded", tasks[t]].append(pair)
-    alike: dict[tuple[int, str, str], list[str]] = defaultdict(list)  # (layer, models, reason) -> tasks
-    for (layer, reason, task), who in why.items():
-        alike[layer, ", ".join(who), reason].append(task)
-    return [
-        {
-            "layer": str(ds.layer.values[layer]),
-            "models": who,
-            "tasks": f"all {len(names)}" if len(names) == len(tasks) > 1 else listed(names),
-            "reason": reason,
-        }
-        for (layer, who, reason), names in sorted(alike.items())
-    ]
 
 
 def flags(config: dict[str, Any]) -> str:

@@ -4,7 +4,9 @@ study.json         what the study is: its settings, the model's and the data's f
 adapters/NAME/     PEFT folders: E, and one per task
 training/GROUP/    checkpoints and metrics of the adapters trained together
 metrics.jsonl      losses of all adapters, by step
-results/           losses.csv, cka.nc, cka.csv, scores.csv, generations.jsonl
+results/           losses.csv, scores.csv, generations.jsonl; cka, spectrum, embedding and ablation as NAME.nc with a
+                   CSV beside it, and NAME/TASK.nc, what they are joined from; bands.csv, readability.csv
+activations/       hidden states, where they were asked for
 figures/, report.html
 """
 

@@ -50,6 +50,11 @@ class Tokenized:
         return len(self.prompts)
 
 
+def first(examples: Tokenized, most: int) -> Tokenized:
+    """The first `most` of `examples`; how many were cut is told of all of them."""
+    return dataclasses.replace(examples, prompts=examples.prompts[:most], answers=examples.answers[:most])
+
+
 def body(example: Example) -> str:
     """Instruction, input and options of one record, as text."""
     parts = [example.definition, example.input]

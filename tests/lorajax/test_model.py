@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lorajax.activations import LastToken
 from lorajax.errors import LorajaxError
-from lorajax.lora.adapter import LoraConfig, init_adapter, stack, zeros_like
+from lorajax.lora.adapter import LoraConfig, init_adapter
 from lorajax.mesh import make_mesh
 from lorajax.models import checkpoint as checkpoints
 from lorajax.models.config import ModelConfig
@@ -43,19 +42,6 @@ def test_states_are_labelled(model, config, tokens):
     np.testing.assert_array_equal(out.states[-1], out.hidden)
     np.testing.assert_allclose(model.norm(out.states[-2]), out.hidden, atol=1e-6)
     assert model(tokens).states is None
-
-
-def test_last_token_states_do_not_depend_on_batch_or_padding(model, config):
-    rng = np.random.default_rng(0)
-    prompts = [rng.integers(0, 97, n).astype(np.int32) for n in (5, 30, 17, 1, 22)]
-    adapter = randomize(init_adapter(config, LoraConfig(), ["a"]))
-    both = stack([zeros_like(adapter), adapter])
-    states = LastToken(model, batch_size=2, pad=0)(both, prompts)
-    assert states.shape == (2, 5, 5, 32)
-    for i, prompt in enumerate(prompts):
-        for n, alone in enumerate((None, adapter)):
-            want = model(prompt[None, None], alone, collect=lambda h: h[0, 0, -1]).states
-            np.testing.assert_allclose(states[n, :, i], want, atol=2e-5)
 
 
 def test_sliding_window_is_seen(config, tokens):

@@ -396,7 +396,9 @@ def test_settings_round_trip():
         StudyConfig.from_flat(config.flat() | {"colour": 1})
 
 
-@pytest.mark.parametrize("name", ["finetune", "cka_all_layers", "study", "report", "export"])
+@pytest.mark.parametrize(
+    "name", ["finetune", "cka_all_layers", "spectrum", "embed_tasks", "readability", "study", "report", "export"]
+)
 def test_help_teaches(name):
     """Every command explains itself, by either name; errors leave with code 2 and no traceback."""
     plain = subprocess.run([sys.executable, "-m", f"run.{name}", "--help"], capture_output=True, text=True, check=True)

@@ -1,5 +1,6 @@
 """The plan as people ask for it: in a child process, against the step compiled here."""
 
+import dataclasses
 import json
 import os
 import sys
@@ -36,6 +37,18 @@ def run(*arguments) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["plan", *map(str, arguments)])
         command.main()
+
+
+def test_comparing_the_hidden_states_of_the_papers_study():
+    """Llama-2-7B, 10,000 prompts of 69 tasks under three models: fits one GPU of 80 GB, and leaves results on disk."""
+    asked = Plan("llama2-7b", fleet=1, length=64, dtype="bfloat16", accelerator="h100", search=False, tasks=69)
+    train = TrainConfig(batch_size=1, remat="block")
+    found = plan(dataclasses.replace(asked, examples=10_000, train=train))
+    lines = {line.name: line.value for line in found["comparing hidden states"]}
+    assert lines["states"] == 2 * 3 * 34 * 10_000 * 4096 * 4
+    assert lines["memory of the comparison"] < 80e9
+    assert lines["comparison fits"] is True
+    assert lines["on disk"] < 1e8
 
 
 def test_a_plan_for_two_virtual_devices_is_the_step_compiled_here(model, capsys):

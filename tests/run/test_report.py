@@ -12,7 +12,7 @@ import tyro
 import xarray as xr
 
 from lorajax.errors import LorajaxError
-from run import figures, report
+from run import figures, report, tables
 from run.findings import cka_findings, listed, loss_findings, spans
 from run.options import StudyConfig
 from tests.run.made_up_study import make_cka, make_losses, make_study
@@ -169,7 +169,7 @@ def test_missing_value_without_a_recorded_reason_is_told():
     ds = make_cka()
     ds.cka.loc[{"pair": "E | C", "task": "facts", "layer_a": "block 1", "layer_b": "block 1"}] = np.nan
     row = {"layer": "block 1", "models": "E | C", "tasks": "facts", "reason": "no reason was recorded"}
-    assert row in report.missing_layers(ds)
+    assert row in tables.missing_layers(ds)
 
 
 def test_warns_when_results_are_of_another_model(tmp_path):

@@ -1,0 +1,23 @@
+"""The figures of a study, drawn for a paper column: labelled results in, a matplotlib Figure out."""
+
+from run.figures.geometry import band_shares, cluster_scores, readability_by_layer, spectrum_by_layer, task_maps
+from run.figures.similarity import estimator_gap, layer_boxplot, layer_heatmaps, task_curves
+from run.figures.style import mean_present, same_layer, save
+from run.figures.training import loss_bars, training_curves
+
+__all__ = [
+    "band_shares",
+    "cluster_scores",
+    "estimator_gap",
+    "layer_boxplot",
+    "layer_heatmaps",
+    "loss_bars",
+    "mean_present",
+    "readability_by_layer",
+    "same_layer",
+    "save",
+    "spectrum_by_layer",
+    "task_curves",
+    "task_maps",
+    "training_curves",
+]

@@ -1,0 +1,139 @@
+"""Figures of CKA: by layer, by pair of layers, by task, by estimator. From the dataset of `results/cka.nc`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from run.figures.style import (
+    CLUSTER_COLOURS,
+    MISSING,
+    PAGE,
+    PAIR_COLOURS,
+    cka_axis,
+    layer_axis,
+    legend,
+    mark_missing,
+    mean_present,
+    same_layer,
+    short,
+    styled,
+    two_curves,
+    two_handles,
+)
+
+
+@styled()
+def layer_boxplot(ds: xr.Dataset) -> Figure:
+    """Same-layer debiased CKA by layer, box plots over tasks: is the base, or is E, closer to each task's own model?
+
+    Boxes are quartiles, whiskers reach the last task within 1.5 box lengths. Up to 15 tasks are also drawn as points.
+    """
+    figure = Figure(figsize=(PAGE, 3.0), layout="constrained")
+    axes = figure.subplots()
+    values = {pair: same_layer(ds, pair) for pair in ("base | C", "E | C")}
+    few = ds.sizes["task"] <= 15
+    for side, (pair, table) in zip((-0.2, 0.2), values.items(), strict=True):
+        colour = PAIR_COLOURS[pair]
+        line = {"color": colour, "linewidth": 0.6}
+        look: dict[str, Any] = {
+            **{"widths": 0.32, "manage_ticks": False, "patch_artist": True, "showfliers": not few},
+            "flierprops": {"marker": ".", "markersize": 2.5, "markerfacecolor": colour, "markeredgewidth": 0},
+            "boxprops": {"facecolor": colour + "55", "edgecolor": colour, "linewidth": 0.6},
+            **{"whiskerprops": line, "capprops": line, "medianprops": {"color": colour, "linewidth": 1.6}},
+        }
+        columns = [column[np.isfinite(column)] for column in table.T]
+        axes.boxplot(columns, positions=np.arange(table.shape[1]) + side, **look)
+        if few:
+            x = np.broadcast_to(np.arange(table.shape[1]) + side, table.shape)
+            axes.scatter(x, table, s=4, color="#222222", alpha=0.4, linewidths=0, zorder=3)
+    mark_missing(axes, *values.values())
+    cka_axis(axes, *values.values())
+    layer_axis(axes.xaxis, ds.layer_a.values)
+    axes.set(xlim=(-0.7, ds.sizes["layer_a"] - 0.3), xlabel="layer", ylabel="same-layer CKA (debiased)")
+    handles = [Patch(facecolor=PAIR_COLOURS[p] + "55", edgecolor=PAIR_COLOURS[p], label=p) for p in values]
+    dot = Line2D([], [], label="one task", marker="o", markersize=2.5, color="#222222", alpha=0.5, linestyle="")
+    legend(figure, [*handles, dot] if few else handles, *values.values())
+    return figure
+
+
+@styled()
+def layer_heatmaps(ds: xr.Dataset, task: str | None = None) -> Figure:
+    """Debiased CKA of all layer pairs, a heat map per model pair on one scale: the mean over tasks, or one task."""
+    pairs = [str(pair) for pair in ds.pair.values]
+    selected = ds.cka.sel(estimator="debiased", task=[task] if task is not None else ds.task.values)
+    maps = [mean_present(selected.sel(pair=p).transpose("task", "layer_a", "layer_b").values) for p in pairs]
+    low = min([0.0, *(float(m[np.isfinite(m)].min()) for m in maps if np.isfinite(m).any())])
+    figure = Figure(figsize=(PAGE, 2.45), layout="constrained")
+    row = figure.subplots(1, len(pairs), squeeze=False)[0]
+    for axes, pair, values in zip(row, pairs, maps, strict=True):
+        axes.patch.set(**MISSING)  # shows through where the image has no value
+        # "none" hands the file one pixel a cell; other settings would resample, or smooth, what was measured.
+        image = axes.imshow(values, cmap="viridis", vmin=low, vmax=1, origin="lower", interpolation="none")
+        first, second = pair.split(" | ")
+        axes.set(title=pair, xlabel=f"layer of {second}", ylabel=f"layer of {first}")
+        layer_axis(axes.xaxis, ds.layer_b.values, most=8)
+        layer_axis(axes.yaxis, ds.layer_a.values, most=8)
+    bar = figure.colorbar(image, ax=row, shrink=0.72, pad=0.02, aspect=18)
+    bar.set_label(
+        f"debiased CKA, {'mean over tasks' if task is None else short(task)}\n(one scale for all maps: {low:.2f} to 1)"
+    )
+    legend(figure, [], *(m.reshape(1, -1) for m in maps))
+    return figure
+
+
+@styled()
+def task_curves(ds: xr.Dataset) -> Figure:
+    """A panel per task, ordered and coloured by cluster: same-layer debiased CKA of E (solid) and base (dashed) with C.
+
+    The shaded area between the curves is what multi-task tuning moved towards the task's own model, or away from it.
+    """
+    clusters = [str(c) for c in ds.cluster.values]
+    colours = dict(zip(dict.fromkeys(clusters), CLUSTER_COLOURS * len(clusters), strict=False))
+    order = sorted(range(len(clusters)), key=lambda t: list(colours).index(clusters[t]))
+    ours, base = same_layer(ds, "E | C"), same_layer(ds, "base | C")
+    rows, columns = math.ceil(len(order) / 4), min(4, len(order))
+    figure = Figure(figsize=(PAGE * max(2, columns) / 4, 0.5 + 1.35 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        if place >= len(order):
+            axes.set_axis_off()
+            continue
+        t, colour = order[place], colours[clusters[order[place]]]
+        two_curves(axes, ours[t], base[t], colour)
+        axes.set_title(short(str(ds.task.values[t]), 22), loc="left", pad=11, fontsize=7.5)
+        axes.text(0, 1.02, short(clusters[t], 26), transform=axes.transAxes, color=colour, fontsize=6.5, va="bottom")
+        axes.tick_params(labelbottom=place + columns >= len(order))
+        mark_missing(axes, ours[t : t + 1], base[t : t + 1])
+    cka_axis(grid[0, 0], ours, base)
+    layer_axis(grid[0, 0].xaxis, ds.layer_a.values, most=6)
+    figure.supxlabel("layer")
+    figure.supylabel("same-layer CKA (debiased)")
+    legend(figure, two_handles("E | C", "base | C"), ours.reshape(1, -1), base.reshape(1, -1))
+    return figure
+
+
+@styled()
+def estimator_gap(ds: xr.Dataset) -> Figure:
+    """Debiased and biased same-layer CKA, mean over tasks, a panel per model pair: the area is what bias would add."""
+    pairs = [str(pair) for pair in ds.pair.values]
+    figure = Figure(figsize=(PAGE, 2.35), layout="constrained")
+    row = figure.subplots(1, len(pairs), sharex=True, sharey=True, squeeze=False)[0]
+    drawn = []
+    for axes, pair in zip(row, pairs, strict=True):
+        debiased, biased = (mean_present(same_layer(ds, pair, e)) for e in ("debiased", "biased"))
+        two_curves(axes, debiased, biased, PAIR_COLOURS.get(pair, "#333333"))
+        axes.set(title=pair, xlabel="layer")
+        drawn += [debiased[None], biased[None]]
+        mark_missing(axes, *drawn[-2:])
+    cka_axis(row[0], *drawn)
+    layer_axis(row[0].xaxis, ds.layer_a.values, most=8)
+    row[0].set_ylabel("same-layer CKA, mean over tasks")
+    legend(figure, two_handles("debiased", "biased"), *drawn)
+    return figure
