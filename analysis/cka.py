@@ -1,7 +1,7 @@
 """Centred kernel alignment (CKA) of all pairs of layers, compiled: one Gram matrix per layer, one product for all.
 
 Two layers that saw the same n examples are similar when the same examples are similar in both. With Gram matrices
-``K = Xᶜ Xᶜᵀ`` and ``L = Yᶜ Yᶜᵀ`` of the column-centred features (or of an rbf kernel: `analysis.gram` defines it),
+``K = Xᶜ Xᶜᵀ`` and ``L = Yᶜ Yᶜᵀ`` of the column-centred features (or of an rbf kernel: `analysis.kernels` defines it),
 
     CKA(X, Y) = HSIC(K, L) / sqrt(HSIC(K, K) · HSIC(L, L))
 
@@ -20,6 +20,7 @@ are not clamped. The ratio of unbiased estimates is itself only nearly unbiased,
 
 The value does not change under a rotation or reflection of either feature space, one scale factor for all its features,
 a shift, or one permutation of the examples on both sides. It does under a general linear map, or a scale per feature.
+So it is with the rbf kernel too, whose bandwidth scales with the features.
 
 NaN means 0/0: the layer has nothing to compare. Its features are constant over the examples; or not all finite; or
 (debiased only) its U-centred Gram is zero to working precision: the examples are equally far from each other, or all
@@ -138,7 +139,7 @@ def cka_same_layer(
     computed. Besides the features, one layer is held at a time.
     """
     check_choice("estimator", estimator, get_args(Estimator))
-    x, y, keep, dtype = _prepare(xs, ys, (estimator,), kernel, bandwidth, mask, nonfinite)
+    x, y, keep, dtype, bandwidth = _prepare(xs, ys, (estimator,), kernel, bandwidth, mask, nonfinite)
     y = x if y is None else y
     if len(x) != len(y):
         raise ValueError(f"both sides need the same layers (axis 0), got xs {x.shape}, ys {y.shape}")
@@ -164,9 +165,9 @@ def minibatch_cka(batches: Iterable[tuple[Layers, Layers]]) -> jax.Array:
     sums: list[np.ndarray] = []
     for i, (xs, ys) in enumerate(batches):
         try:
-            x, y, keep, dtype = _prepare(xs, ys, ("debiased",), "linear", 1.0, None, "raise")
+            x, y, keep, dtype, one = _prepare(xs, ys, ("debiased",), "linear", 1.0, None, "raise")
             how = hsic.plan("linear", 2 * max(len(x), 0 if y is None else len(y)), x.shape[1], dtype.itemsize)
-            _, (products, _), sides = hsic.all_pairs(x, y, keep, 1.0, how=how, dtype=dtype)
+            _, (products, _), sides = hsic.all_pairs(x, y, keep, one, how=how, dtype=dtype)
             _check_finite(x, y, [side.size for side in sides], keep, "raise")
         except ValueError as error:
             raise ValueError(f"batch {i}: {error}") from error
@@ -200,7 +201,7 @@ def biased_null_mean(
     Exactly tr K · tr L / ((n-1) |K| |L|) of the centred Grams, |K|² = Σ_ij K_ij². About d/(n+d) for Gaussian features.
     (That of the debiased estimator is 0.)
     """
-    x, y, keep, dtype = _prepare(xs, ys, ("biased",), kernel, bandwidth, mask, nonfinite)
+    x, y, keep, dtype, bandwidth = _prepare(xs, ys, ("biased",), kernel, bandwidth, mask, nonfinite)
     how = hsic.plan(kernel, 1, x.shape[1], dtype.itemsize)
     _, x_share, x_size = layerwise.lengths(x, keep, bandwidth, how=how, dtype=dtype)
     y_share, y_size = x_share, x_size
@@ -214,11 +215,13 @@ def biased_null_mean(
 
 
 def _prepare(xs, ys, estimators, kernel, bandwidth, mask, nonfinite):
-    """-> x, y (None if it is x), keep, dtype."""
+    """-> x, y (None if it is x), keep, dtype, bandwidth."""
     check_choice("kernel", kernel, get_args(Kernel))
     check_choice("nonfinite", nonfinite, get_args(NonFinite))
-    if not isinstance(bandwidth, jax.core.Tracer) and not 0 < bandwidth < np.inf:
-        raise ValueError(f"bandwidth must be positive and finite, got {bandwidth}")
+    if not isinstance(bandwidth, jax.core.Tracer):
+        bandwidth = float(bandwidth)  # one program for integers and others
+        if not 0 < bandwidth < np.inf:
+            raise ValueError(f"bandwidth must be positive and finite, got {bandwidth}")
     least = {f"{estimator} CKA": MIN_ROWS[estimator] for estimator in estimators}
     if xs is ys:
         x, keep = prepare({"xs": xs}, mask, least=least)
@@ -227,11 +230,11 @@ def _prepare(xs, ys, estimators, kernel, bandwidth, mask, nonfinite):
         x, y, keep = prepare({"xs": xs, "ys": ys}, mask, least=least)
     if kernel == "rbf" and x.shape[1] > 90_000:
         raise ValueError(f"kernel='rbf' counts pairs in 32 bits: n must be at most 90,000, got {x.shape[1]}")
-    return x, y, keep, jnp.promote_types(jnp.result_type(x, x if y is None else y), jnp.float32)
+    return x, y, keep, jnp.promote_types(jnp.result_type(x, x if y is None else y), jnp.float32), bandwidth
 
 
 def _compute(xs, ys, estimators, kernel, bandwidth, mask, nonfinite, tile, devices):
-    x, y, keep, dtype = _prepare(xs, ys, estimators, kernel, bandwidth, mask, nonfinite)
+    x, y, keep, dtype, bandwidth = _prepare(xs, ys, estimators, kernel, bandwidth, mask, nonfinite)
     if tile is not None and tile < 1:
         raise ValueError(f"tile must be at least 1 row, got {tile}")
     layers = len(x) + (0 if y is None else len(y))

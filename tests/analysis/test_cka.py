@@ -29,6 +29,14 @@ def test_difficult_data(data):
     assert_close(cka_both(xs, ys), xs, ys)
 
 
+@pytest.mark.parametrize("tile", [None, 16])
+def test_biased_of_two_and_three_examples(tile):
+    xs, ys = features()
+    for n in (2, 3):
+        values = cka_all_pairs(xs, ys, estimator="biased", mask=np.arange(40) < n, tile=tile)
+        np.testing.assert_allclose(values, expected(xs[:, :n], ys[:, :n], "biased"), rtol=0, atol=1e-6)
+
+
 X = [[1, 2], [0, -1], [3, 1], [-2, 0], [1, 1], [4, -3]]
 Y = [[2, 0, 1], [1, 1, 0], [0, 3, -1], [1, -2, 2], [5, 0, 0], [-1, 1, 1]]
 GOLD = {"debiased": Fraction(20577, 154672), "biased": Fraction(53919649, 235045399)}  # exact squares of the values

@@ -138,6 +138,7 @@ def test_compiles_once_per_shape(caplog, tile):
     assert compilations(4, estimator="biased") == 0
     assert compilations(5, kernel="rbf") == (1 if tile else 2)  # the products do not depend on the kernel
     assert compilations(6, kernel="rbf", bandwidth=0.5) == 0
+    assert compilations(7, kernel="rbf", bandwidth=2) == 0
 
 
 def test_vmap_compiles_once(caplog):
@@ -171,7 +172,10 @@ GOOD = np.ones((2, 8, 3))
         (lambda: cka_all_pairs(GOOD, GOOD, mask=np.ones(8)), r"mask must be bool .* got float64"),
         (lambda: cka_all_pairs(GOOD, GOOD, estimator="unbiased"), r"estimator must be one of 'debiased', 'biased'"),
         (lambda: cka_all_pairs(GOOD, GOOD, kernel="poly"), r"kernel must be one of 'linear', 'rbf'; got 'poly'"),
-        (lambda: cka_all_pairs(GOOD, GOOD, kernel="rbf", bandwidth=0), r"bandwidth must be positive and finite, got 0"),
+        (
+            lambda: cka_all_pairs(GOOD, GOOD, kernel="rbf", bandwidth=0),
+            r"bandwidth must be positive and finite, got 0.0",
+        ),
         (lambda: cka_all_pairs(GOOD, GOOD, nonfinite="drop"), r"nonfinite must be one of 'raise', 'missing'"),
         (lambda: cka_all_pairs(GOOD, GOOD, tile=0), r"tile must be at least 1 row, got 0"),
         (lambda: cka_both(GOOD * 1j, GOOD), r"xs must be real, got complex64"),
