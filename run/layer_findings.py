@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analysis.inference import bootstrap_mean
 from run.figures import mean_present, same_layer
 from run.findings import count, number
 
@@ -73,13 +74,19 @@ def ablation_findings(ds: xr.Dataset, bands: pd.DataFrame | None, cka: xr.Datase
             return said
         where = int(np.argmax(dropped))
         values = f"{dropped[where]:.2f} of CKA, on the mean over tasks"
+        falls = f"base | C falls most in band {where + 1} ({values})"
         if where == most:
-            said.append(f"CKA agrees: it is in band {where + 1} that base | C falls most ({values}).")
+            return [*said, f"CKA points to the same band: {falls}."]
+        if len(shares) < 2:
+            return [*said, f"CKA points to another band, on one task: {falls}."]
+        more = bootstrap_mean(shares[:, most] - shares[:, where], statistic="median")
+        interval = (
+            f"median over tasks of the difference of shares {more.value:+.2f}, {more.low:+.2f} to {more.high:+.2f}"
+        )
+        if more.low <= 0:
+            said.append(f"CKA does not contradict: {falls}, which keeps no less that can be told ({interval}).")
         else:
-            said.append(
-                f"CKA does not agree: base | C falls most in band {where + 1} ({values}), while band {most + 1} keeps "
-                "most of the gain. Where states change most is not where the task needs its adapter most."
-            )
+            said.append(f"CKA does not agree: {falls}, while band {most + 1} keeps more of the gain ({interval}).")
     return said
 
 

@@ -87,13 +87,20 @@ def test_the_causal_check_agrees_or_does_not():
     )
     assert "10% in blocks 1 to 3, 80% in blocks 4 to 7 and 30% in blocks 8 to 10." in said[0]
     assert "It is largest in band 2 on 6 of them." in said[0]
-    assert said[1].startswith("CKA agrees: it is in band 2 that base | C falls most (0.4")
+    assert said[1].startswith("CKA points to the same band: base | C falls most in band 2 (0.4")
+    curves = cka([0.98] * 3 + [0.5] * 4 + [0.4] * 3, [0.97] * 3 + [0.95] * 7)
     late = np.tile([0.1, 0.3, 0.8], (6, 1))
     said = ablation_findings(
         ablation(late), bands(STEPS), cka([0.98] * 3 + [0.5] * 4 + [0.4] * 3, [0.97] * 3 + [0.95] * 7)
     )
     assert said[1].startswith("CKA does not agree: base | C falls most in band 2")
-    assert "band 3 keeps most of the gain" in said[1]
+    assert (
+        "band 3 keeps more of the gain (median over tasks of the difference of shares +0.50, +0.50 to +0.50)" in said[1]
+    )
+    close = np.column_stack([np.full(6, 0.1), [0.3, 0.9, 0.5, 0.8, 0.2, 0.6], [0.5, 0.7, 0.6, 0.7, 0.6, 0.5]])
+    said = ablation_findings(ablation(close), bands(STEPS), curves)
+    assert "It is largest in band 3" in said[0]
+    assert said[1].startswith("CKA does not contradict: base | C falls most in band 2")
 
 
 def test_no_gain_says_nothing():
