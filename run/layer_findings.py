@@ -84,7 +84,9 @@ def ablation_findings(ds: xr.Dataset, bands: pd.DataFrame | None, cka: xr.Datase
             f"median over tasks of the difference of shares {more.value:+.2f}, {more.low:+.2f} to {more.high:+.2f}"
         )
         if more.low <= 0:
-            said.append(f"CKA does not contradict: {falls}, which keeps no less that can be told ({interval}).")
+            said.append(
+                f"CKA does not contradict: {falls}, and that band {most + 1} keeps more is not shown ({interval})."
+            )
         else:
             said.append(f"CKA does not agree: {falls}, while band {most + 1} keeps more of the gain ({interval}).")
     return said
