@@ -16,7 +16,7 @@ from lorajax.lora.adapter import LoraConfig, init_adapter
 from lorajax.lora.peft import load_adapter, save_adapter
 from lorajax.training.loop import Checkpoints, MetricsLog
 from lorajax.training.step import TrainConfig, init_state
-from run.cka_all_layers import _write
+from run.task_results import write
 from tests.tiny import TINY
 
 
@@ -64,7 +64,7 @@ def test_others_can_read_what_they_could_read_of_any_file(tmp_path):
 def test_results(tmp_path):
     data = xr.Dataset({"x": ("i", np.random.default_rng(0).standard_normal(10_000))})
     with full_disk(), pytest.raises(LorajaxError, match=r"x\.nc: could not be written: File too large"):
-        _write(data, tmp_path / "x.nc")
+        write(data, tmp_path / "x.nc")
     assert list(tmp_path.iterdir()) == []
 
 
