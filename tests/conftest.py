@@ -25,6 +25,13 @@ jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="lorajax-
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Thousands of compiled programs in one process run into the limit on memory maps, which ends it."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def config() -> ModelConfig:
     """A decoder with everything in it: grouped queries, llama3 rotary scaling, tied head; three blocks of width 32."""

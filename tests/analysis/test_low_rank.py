@@ -1,0 +1,110 @@
+"""Thin decompositions of updates, from their factors, against dense ones in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from analysis.low_rank import missing_reason, orthonormal_basis, scaled_to_unit, thin_svd
+
+
+def factors(seed=0, batch=(3,), out=40, size=30, r=5):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((*batch, out, r)), rng.standard_normal((*batch, r, size))
+
+
+def dense(svd):
+    return np.einsum("...or,...r,...ir->...oi", *(np.asarray(x, np.float64) for x in svd[:3]))
+
+
+def test_is_the_dense_decomposition():
+    """SciPy's SVD of the dense product in float64; values to 2e-6 of the largest, in float32."""
+    B, A = factors(batch=(2, 3))
+    scale = np.array([[2.0, -0.5, 1.0], [3.0, 1e-3, -7.0]])
+    svd = thin_svd(*(jnp.asarray(x, jnp.float32) for x in (B, A, scale)))
+    update = scale[..., None, None] * (B @ A)
+    expected = np.linalg.svd(update, compute_uv=False)[..., :5]
+    np.testing.assert_allclose(svd.s / expected[..., :1], expected / expected[..., :1], atol=2e-6)
+    np.testing.assert_allclose(dense(svd) / expected[..., :1, None], update / expected[..., :1, None], atol=2e-6)
+    for side in (svd.u, svd.v):
+        np.testing.assert_allclose(
+            np.swapaxes(side, -1, -2) @ side, np.broadcast_to(np.eye(5), (2, 3, 5, 5)), atol=2e-6
+        )
+    assert (np.asarray(svd.rank) == 5).all()
+
+
+def test_double_precision():
+    with jax.enable_x64(True):
+        B, A = factors()
+        svd = thin_svd(B, A)
+        assert svd.s.dtype == jnp.float64
+        np.testing.assert_allclose(dense(svd), B @ A, atol=1e-13)
+
+
+def test_the_same_update_from_other_factors():
+    """(B G, G⁻¹ A), one of them tiny and one huge, and padded with zeros: the same decomposition."""
+    B, A = factors(batch=())
+    G = np.random.default_rng(1).standard_normal((5, 5))
+    other = thin_svd(
+        np.pad(B @ G * 1e-18, ((0, 0), (0, 3))).astype(np.float32),
+        np.pad(np.linalg.solve(G, A) * 1e18, ((0, 3), (0, 0))).astype(np.float32),
+    )
+    svd = thin_svd(B.astype(np.float32), A.astype(np.float32))
+    assert other.s.shape == (8,)
+    assert int(other.rank) == 5
+    np.testing.assert_allclose(other.s[:5], svd.s, rtol=1e-4)
+    assert not np.asarray(other.s[5:]).any()
+    assert not np.asarray(other.u[:, 5:]).any()
+    np.testing.assert_allclose(dense(other), dense(svd), atol=1e-4)
+
+
+def test_directions_below_the_tolerance_are_not_there():
+    u = np.linalg.qr(np.random.default_rng(0).standard_normal((30, 4)))[0]
+    v = np.linalg.qr(np.random.default_rng(1).standard_normal((20, 4)))[0]
+    s = np.array([1, 1e-2, 1e-4, 1e-9])
+    B, A = (u * s).astype(np.float32), v.T.astype(np.float32)
+    svd = thin_svd(B, A)
+    assert int(svd.rank) == 3
+    assert not np.asarray(svd.v[:, 3]).any()
+    np.testing.assert_allclose(svd.s[:3], s[:3], rtol=1e-2)
+    assert int(thin_svd(B, A, tolerance=1e-3).rank) == 2
+    assert int(orthonormal_basis(B)[1]) == 3
+
+
+def test_updates_that_are_nothing():
+    B, A = (np.asarray(x, np.float32) for x in factors(batch=(4,)))
+    B[1], A[2, 0, 0] = 0, np.nan
+    svd = thin_svd(B, A, np.array([1, 1, 1, 0.0]))
+    assert np.asarray(svd.rank).tolist() == [5, 0, 0, 0]
+    assert missing_reason(svd).tolist() == [
+        None,
+        "the update is zero",
+        "the update is not finite",
+        "the update is zero",
+    ]
+    assert np.isfinite(svd.s[0]).all()
+    assert np.isnan(svd.s[2]).all()
+    assert np.isfinite(svd.u).all()
+
+
+def test_scaled_to_unit():
+    B, A = (np.asarray(x, np.float32) for x in factors(batch=(3,)))
+    B[2] = 0
+    svd = scaled_to_unit(thin_svd(B, A, np.array([1e-15, 100.0, 1])))
+    np.testing.assert_allclose(np.linalg.norm(svd.s[:2], axis=-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(svd.s[0] / svd.s[0, 0], thin_svd(B, A).s[0] / thin_svd(B, A).s[0, 0], rtol=1e-6)
+    assert np.isnan(svd.s[2]).all()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "scale", "message"),
+    [
+        (((5, 2), (3, 5)), 1.0, r"B \[\.\.\., out, r\] and A \[\.\.\., r, in\], got B \(5, 2\) and A \(3, 5\)"),
+        (((4, 5, 2), (2, 5)), 1.0, r"got B \(4, 5, 2\) and A \(2, 5\)"),
+        (((3, 4), (4, 9)), 1.0, r"the rank must be in 1\.\.min\(out, in\)"),
+        (((2, 5, 2), (2, 2, 5)), np.ones(3), r"scale must be one number or \(2,\)"),
+    ],
+)
+def test_shapes_that_do_not_fit(shapes, scale, message):
+    with pytest.raises(ValueError, match=message):
+        thin_svd(*(np.ones(shape, np.float32) for shape in shapes), scale)
