@@ -186,12 +186,13 @@ def expected_distance(
     small, large = sorted((p, q))
     rng = np.random.default_rng(seed)
     # U, d × small, random; the other space spans the first `large` axes: cosines are those of U's first rows.
-    angles = np.empty((draws, small))
     top, rest = _wishart_root(rng, draws, small, large), _wishart_root(rng, draws, small, d - large)
     # Singular values of top · R⁻¹ with RᵀR = topᵀtop + restᵀrest are the cosines, those of rest · R⁻¹ the sines.
-    r = np.linalg.qr(np.concatenate([top, rest], 1), mode="r")
-    cos = np.linalg.svd(np.linalg.solve(r.swapaxes(1, 2), top.swapaxes(1, 2)), compute_uv=False)
-    sin = np.linalg.svd(np.linalg.solve(r.swapaxes(1, 2), rest.swapaxes(1, 2)), compute_uv=False)
+    lower = np.swapaxes(np.asarray(np.linalg.qr(np.concatenate([top, rest], 1), mode="r")), 1, 2)
+    cos, sin = (
+        np.linalg.svd(np.linalg.solve(lower, np.swapaxes(part, 1, 2)), full_matrices=False, compute_uv=False)
+        for part in (top, rest)
+    )
     cos, sin = _filled(cos, small), _filled(sin, small)[:, ::-1]
     angles = np.arctan2(sin, cos)
     if unequal == "pad":

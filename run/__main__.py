@@ -18,6 +18,7 @@ COMMANDS = {
     "ablate_layers": "apply adapters in some layers only: which layers a task needs",
     "score": "let the models of a study answer held-out prompts, and score the answers",
     "report": "write a study's report again from its results",
+    "merge_adapters": "merge adapters of one base model into one PEFT adapter",
     "export": "write the model, with an adapter merged or without, as a Hugging Face folder",
 }
 

@@ -4,6 +4,10 @@
 
 STUDY is a folder. It gets `adapters/E` and `adapters/TASK` (PEFT folders, which the real peft loads), `metrics.jsonl`
 and `results/losses.csv`. The same command again goes on where it stopped, and skips what is done.
+
+    python -m run.finetune STUDY --eval-only --adapter merged=FOLDER
+
+trains nothing and measures held-out losses, also of other PEFT folders: those go to `results/adapter_losses.csv`.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import jax
 import tyro
 
 from lorajax.data.batching import round_up
-from lorajax.distributed import DistributedConfig, from_first, is_first, start, where_not
+from lorajax.distributed import DistributedConfig, from_first, is_first, start
 from lorajax.errors import LorajaxError
 from lorajax.files import write_text
 from lorajax.lora.adapter import take
@@ -30,7 +34,7 @@ from lorajax.training.loop import Progress, train
 from lorajax.training.tracking import Kind, Tracker, open_trackers
 from run.lock import study_lock
 from run.losses import measure_losses
-from run.options import MULTI_TASK, StudyConfig
+from run.options import MULTI_TASK, StudyConfig, named_adapters
 from run.study_folder import StudyFolder
 from run.terminal import command, console, duration, progress, say
 from run.workbench import Workbench
@@ -63,6 +67,37 @@ class Finetune:
             raise LorajaxError(f"--profile is a number of steps, 0 or more, found {self.profile}")
 
 
+@dataclasses.dataclass(frozen=True)
+class FinetuneFlags(Finetune):
+    """Train LoRA adapters over one frozen model, or measure the held-out losses of adapters that are there."""
+
+    eval_only: bool = False
+    """Train nothing: measure held-out losses. The study's own settings hold; no others need to be given."""
+    adapter: tuple[str, ...] = ()
+    """NAME=FOLDER of PEFT folders to measure too, such as a merged adapter; goes with --eval-only."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.adapter and not self.eval_only:
+            raise LorajaxError("--adapter goes with --eval-only: adapters that are there are not trained on")
+
+
+def evaluate(options: FinetuneFlags, bench: Workbench | None = None) -> StudyFolder:
+    """Measures held-out losses under the study's adapters and those of `options.adapter`, and returns the study."""
+    with contextlib.ExitStack() as stack:
+        found = StudyFolder(options.out, from_first(lambda: StudyFolder.open(options.out).record))
+        others = named_adapters(options.adapter, taken=found.record["data"]["tasks"])
+        from_first(lambda: stack.enter_context(study_lock(options.out)))
+        if bench is None:
+            given = options.config != StudyConfig()
+            bench = Workbench.prepare(options.config) if given else Workbench.prepare(found.config, mesh="auto")
+        study = StudyFolder.shared(options.out, bench.config, bench.facts())
+        if not others and not any(study.is_trained(name) for name in (MULTI_TASK, *bench.tasks)):
+            raise LorajaxError(f"{study.path}: no adapter is trained yet: python -m run.finetune {study.path}")
+        measure_losses(study, bench, others)
+        return study
+
+
 def finetune(options: Finetune, bench: Workbench | None = None) -> StudyFolder:
     """Trains what is not trained yet, measures held-out losses, and returns the study."""
     with contextlib.ExitStack() as stack:
@@ -72,9 +107,7 @@ def finetune(options: Finetune, bench: Workbench | None = None) -> StudyFolder:
 
 def _finetune(options: Finetune, bench: Workbench) -> StudyFolder:
     options = dataclasses.replace(options, config=bench.config)
-    facts = bench.facts()
-    study = StudyFolder(options.out, from_first(lambda: StudyFolder.create(options.out, options.config, facts).record))
-    check_shared(study, facts)
+    study = StudyFolder.shared(options.out, bench.config, bench.facts())
     names = members(options, bench)
     missing = from_first(lambda: [name for name in names if not study.is_trained(name)])
     if done := len(names) - len(missing):
@@ -90,22 +123,6 @@ def _finetune(options: Finetune, bench: Workbench) -> StudyFolder:
     from_first(lambda: tidy(study))
     measure_losses(study, bench)
     return study
-
-
-def check_shared(study: StudyFolder, facts: dict[str, Any]) -> None:
-    """Raises LorajaxError unless all processes see the study that the first one has, and work on its model and data."""
-    try:
-        seen = StudyFolder.open(study.path).record == study.record
-    except LorajaxError:
-        seen = False
-    if blind := where_not(seen):
-        raise LorajaxError(
-            f"{study.path}: the first process has a study there, and the processes {blind} do not see it; "
-            "name a folder that all processes share"
-        )
-    for part in ("model", "data"):
-        if other := where_not(facts[part]["fingerprint"] == study.record[part]["fingerprint"]):
-            raise LorajaxError(f"{study.path}: the processes {other} have found another {part} than the first one")
 
 
 def complain(study: StudyFolder) -> None:
@@ -253,9 +270,12 @@ def tidy(study: StudyFolder) -> None:
 
 def main() -> None:
     """Entry point of `python -m run.finetune`."""
-    options = tyro.cli(Finetune, description=__doc__, prog="python -m run.finetune")
+    options = tyro.cli(FinetuneFlags, description=__doc__, prog="python -m run.finetune")
     start(options.processes)
-    complain(finetune(options))
+    if options.eval_only:
+        evaluate(options)
+    else:
+        complain(finetune(options))
 
 
 if __name__ == "__main__":

@@ -5,73 +5,96 @@ from __future__ import annotations
 import csv
 import functools
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 from lorajax.distributed import from_first
 from lorajax.files import write_text
-from lorajax.lora.adapter import Adapter, stack, zeros_like
+from lorajax.lora.adapter import stack, zeros_like
 from lorajax.lora.peft import load_adapter
 from lorajax.training.evaluate import Evaluator
 from run.options import MULTI_TASK
-from run.study_folder import StudyFolder
+from run.study_folder import StudyFolder, folder_fingerprint
 from run.terminal import progress, say, show_table
 from run.workbench import Workbench
 
 COLUMNS = ["task", "cluster", "model", "tokens", "before", "after", "adapter"]
 
+#: The study's own models, and where their losses are; those of other adapters are in a file of their own.
+MODELS, OWN, OTHER = ("E", "C"), "losses.csv", "adapter_losses.csv"
+
 #: Rows of test examples in the model at a time, under each of base, E and C.
 EVALUATION_ROWS = 16
 
 
-def measure_losses(study: StudyFolder, bench: Workbench) -> None:
-    """Held-out answer loss of every task, before (base) and after training, under E and under its own control model."""
-    file = study.results / "losses.csv"
+def measure_losses(study: StudyFolder, bench: Workbench, others: Mapping[str, Path] | None = None) -> None:
+    """Held-out answer loss of every task, before (base) and after training, under E and under its own control model.
+
+    `others` are PEFT folders by name: every task is measured under each of them too.
+    """
+    others = others or {}
+    files = {OWN: study.results / OWN, OTHER: study.results / OTHER}
+
+    def name(key: tuple[str, str]) -> str:
+        return {"E": MULTI_TASK, "C": key[0]}.get(key[1], key[1])
+
+    def folder(name: str) -> Path:
+        return others[name] if name in others else study.adapter(name)
+
     names = (MULTI_TASK, *bench.tasks)
-    trained = from_first(lambda: {n: study.adapter_fingerprint(n) for n in names if study.is_trained(n)})
-    # A row counts while its adapter is the one that is there.
-    known = {(row["task"], row["model"]): row for row in from_first(lambda: _read_csv(file))}
-    adapter_of = {key: trained.get(MULTI_TASK if key[1] == "E" else key[0]) for key in known}
-    known = {key: row for key, row in known.items() if row.get("adapter") == adapter_of[key]}
-    wanted = [
-        (task, kind) for task in bench.tasks for kind in ("E", "C") if (MULTI_TASK if kind == "E" else task) in trained
-    ]
+    trained = from_first(
+        lambda: {n: folder_fingerprint(folder(n)) for n in (*names, *others) if n in others or study.is_trained(n)}
+    )
+    # A row counts while its adapter is the one that is there; of adapters that are not named, that is not known.
+    rows = from_first(lambda: [row for file in files.values() for row in _read_csv(file)])
+    known = {(row["task"], row["model"]): row for row in rows}
+    known = {
+        key: row
+        for key, row in known.items()
+        if row.get("adapter") == trained.get(name(key)) or key[1] not in (*MODELS, *others)
+    }
+    wanted = [(task, model) for task in bench.tasks for model in (*MODELS, *others) if name((task, model)) in trained]
     if missing := [key for key in wanted if key not in known]:
         say(f"measuring held-out losses of {len({task for task, _ in missing})} tasks")
         model = bench.checkpoint.model
         evaluate = Evaluator(model, rows=EVALUATION_ROWS, pad=bench.pad)
 
-        def adapter(kind: str, task: str) -> Adapter:
-            return load_adapter(study.adapter(MULTI_TASK if kind == "E" else task), model.config)[0]
+        def write() -> None:
+            kept = {
+                OWN: [key for key in wanted if key[1] in MODELS],
+                OTHER: [key for key in known if key[1] not in MODELS],
+            }
+            for file, keys in kept.items():
+                if found := [known[key] for key in keys if key in known]:
+                    from_first(functools.partial(write_text, files[file], _csv(found)))
 
         with progress() as bar:
             line = bar.add_task("held-out loss", total=len(bench.tasks), note="")
             for task in bench.tasks:
-                kinds = [kind for kind in ("E", "C") if (task, kind) in missing]
-                if kinds:
-                    chosen = [adapter(kind, task) for kind in kinds]
+                if keys := [key for key in missing if key[0] == task]:
+                    chosen = [load_adapter(folder(name(key)), model.config)[0] for key in keys]
                     losses, tokens = evaluate(stack([zeros_like(chosen[0]), *chosen]), bench.test[task])
-                    for kind, after in zip(kinds, losses[1:], strict=True):
-                        known[task, kind] = {
+                    for key, after in zip(keys, losses[1:], strict=True):
+                        known[key] = {
                             "task": task,
                             "cluster": bench.tasks[task].cluster,
-                            "model": kind,
+                            "model": key[1],
                             "tokens": str(tokens),
                             "before": f"{losses[0]:.6f}",
                             "after": f"{after:.6f}",
-                            "adapter": trained[MULTI_TASK if kind == "E" else task],
+                            "adapter": trained[name(key)],
                         }
-                    # After every task: a crash costs one of them.
-                    text = _csv([known[key] for key in wanted if key in known])
-                    from_first(functools.partial(write_text, file, text))
+                    write()  # after every task: a crash costs one of them
                 bar.advance(line)
+    models = (*MODELS, *others)
     show_table(
         "Held-out loss, nats per answer token",
-        ["task", "base", "E", "C"],
+        ["task", "base", *models],
         [
             [
                 task,
                 f"{float(next(known[key]['before'] for key in wanted if key[0] == task)):.3f}",
-                *(f"{float(known[task, kind]['after']):.3f}" if (task, kind) in wanted else "-" for kind in ("E", "C")),
+                *(f"{float(known[task, m]['after']):.3f}" if (task, m) in wanted else "-" for m in models),
             ]
             for task in bench.tasks
             if any(key[0] == task for key in wanted)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import tyro
@@ -11,6 +13,7 @@ from lorajax.data.mixture import MixtureConfig
 from lorajax.data.prompts import PromptConfig
 from lorajax.errors import LorajaxError
 from lorajax.lora.adapter import LoraConfig
+from lorajax.lora.peft import CONFIG
 from lorajax.mesh import parse_mesh
 from lorajax.models.quantize import Quantize
 from lorajax.training.config import TrainConfig
@@ -19,6 +22,26 @@ from lorajax.training.config import TrainConfig
 MULTI_TASK = "E"
 
 Dtype = Literal["float32", "bfloat16"]
+
+
+def named_adapters(values: Sequence[str], *, taken: Iterable[str]) -> dict[str, Path]:
+    """The PEFT folders that `--adapter NAME=FOLDER ...` names, by name.
+
+    Raises:
+      LorajaxError: another form, a name that is given twice or is one of `taken` (a study's own), or no adapter there.
+    """
+    taken = {name.casefold() for name in ("base", "C", MULTI_TASK, *taken)}
+    found: dict[str, Path] = {}
+    for value in values:
+        name, equals, folder = value.partition("=")
+        if not (name and equals and folder):
+            raise LorajaxError(f"--adapter {value}: expected NAME=FOLDER")
+        if name.casefold() in taken or name in found:
+            raise LorajaxError(f"--adapter {value}: the name {name!r} is in use; give it another")
+        if not (Path(folder) / CONFIG).exists():
+            raise LorajaxError(f"--adapter {value}: no {CONFIG} in {folder}; expected a PEFT folder")
+        found[name] = Path(folder)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

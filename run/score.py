@@ -2,6 +2,7 @@
 
     python -m run.score STUDY
     python -m run.score STUDY --only capital_city --examples 16 --temperature 0.7 --top-p 0.9
+    python -m run.score STUDY --adapter merged=FOLDER
 
 The answers are compared with the accepted ones of the data:
 
@@ -24,7 +25,7 @@ import dataclasses
 import io
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ from lorajax.lora.adapter import stack, zeros_like
 from lorajax.lora.peft import load_adapter
 from lorajax.scores import exact_match, rouge_l, strict_match
 from run.lock import study_lock
-from run.options import MULTI_TASK
-from run.study_folder import StudyFolder
+from run.options import MULTI_TASK, named_adapters
+from run.study_folder import StudyFolder, folder_fingerprint
 from run.terminal import command, console, progress, say, show_table
 from run.workbench import Workbench
 
@@ -59,6 +60,8 @@ class Score:
     """Folder of a study with trained adapters."""
     only: tuple[str, ...] = ()
     """Tasks to score; all that have an adapter when none is named."""
+    adapter: tuple[str, ...] = ()
+    """NAME=FOLDER of PEFT folders that answer too, such as a merged adapter."""
     examples: int = 64
     """Held-out prompts of each task at most."""
     batch_size: int = 16
@@ -90,13 +93,16 @@ def score(options: Score, bench: Workbench | None = None) -> StudyFolder:
     """Scores what is missing, writes it, and returns the study."""
     study = StudyFolder.open(options.study)
     with study_lock(study.path):
-        adapters = fingerprints(study)
+        others = named_adapters(options.adapter, taken=study.record["data"]["tasks"])
+        adapters = fingerprints(study, others)
         wanted = _wanted(study, adapters, options)
         # Scores of adapters that are no longer there are dropped; others stay, though this call is not asked for them.
-        read = _read(study)
-        known = {key: own for key, own in read.items() if own.row["adapter"] == adapters.get(key)}
+        read, models = _read(study), (*MODELS, *others)
+        known = {
+            key: own for key, own in read.items() if own.row["adapter"] == adapters.get(key) or key[1] not in models
+        }
         if len(known) < len(read):
-            _write(study, [known[key] for key in adapters if key in known])
+            _write(study, known)
         missing = [key for key in wanted if not _is_done(study, known.get(key), key[0], options)]
         if done := len(wanted) - len(missing):
             say(f"{done} of {len(wanted)} pairs of task and model are scored already")
@@ -109,11 +115,11 @@ def score(options: Score, bench: Workbench | None = None) -> StudyFolder:
                     if not console.is_terminal:
                         say(f"  answers: {task} ({i + 1} of {len(tasks)})")
                     bar.update(line, note=task)
-                    models = [model for model in MODELS if (task, model) in missing]
-                    given = answer(study, bench, task, models, options, lambda more: bar.advance(line, more))
-                    for model, answers in zip(models, given, strict=True):
+                    asked = {m: others.get(m, study.adapter(_adapter(task, m))) for m in models if (task, m) in missing}
+                    given = answer(study, bench, task, asked, options, lambda more: bar.advance(line, more))
+                    for model, answers in zip(asked, given, strict=True):
                         known[task, model] = summarize(bench, task, model, answers, options, adapters[task, model])
-                    _write(study, [known[key] for key in adapters if key in known])
+                    _write(study, known)
     show([known[key].row for key in wanted])
     say(f"scores: {study.results / SCORES_FILE}, answers: {study.results / ANSWERS_FILE}")
     return study
@@ -123,13 +129,13 @@ def answer(
     study: StudyFolder,
     bench: Workbench,
     task: str,
-    models: Sequence[str],
+    models: Mapping[str, Path],
     options: Score,
     report: Callable[[int], None] = lambda more: None,
 ) -> list[list[Answer]]:
-    """What each of `models` answers to the task's first held-out prompts, all of them in the same programs."""
+    """What each of `models`, folders by name, answers to the first held-out prompts, all in the same programs."""
     model = bench.checkpoint.model
-    loaded = {m: load_adapter(study.adapter(_adapter(task, m)), model.config)[0] for m in models if m != "base"}
+    loaded = {m: load_adapter(folder, model.config)[0] for m, folder in models.items() if m != "base"}
     base = [zeros_like(adapter) for adapter in loaded.values()][:1]
     parts = [base[0] if m == "base" else loaded[m] for m in models] if loaded else []
     prompts = bench.test[task].prompts[: _count(study, task, options)]
@@ -190,24 +196,25 @@ def summarize(
     return Scored(row, lines)
 
 
-def fingerprints(study: StudyFolder) -> dict[Key, str]:
+def fingerprints(study: StudyFolder, others: Mapping[str, Path]) -> dict[Key, str]:
     """The models that can be asked about each task, in the order of the files, and their adapters' fingerprints."""
-    tasks = study.record["data"]["tasks"]
+    tasks, named = study.record["data"]["tasks"], {name: folder_fingerprint(path) for name, path in others.items()}
     there = {name: study.adapter_fingerprint(name) for name in (MULTI_TASK, *tasks) if study.is_trained(name)}
     found: dict[Key, str] = {}
     for task in tasks:
-        if own := {m: there[_adapter(task, m)] for m in ("E", "C") if _adapter(task, m) in there}:
+        if own := {m: there[_adapter(task, m)] for m in ("E", "C") if _adapter(task, m) in there} | named:
             found |= {(task, model): value for model, value in {"base": "", **own}.items()}
     return found
 
 
 def show(rows: Sequence[dict[str, str]]) -> None:
-    """Prints exact match and ROUGE-L of every task, and their means where all three models have answered."""
+    """Prints exact match and ROUGE-L of every task, and their means where all models have answered."""
     shown = ("exact_match", "rouge_l")
     cells: dict[str, dict[Key, float]] = {}
     for row in rows:
         cells.setdefault(row["task"], {}).update({(name, row["model"]): float(row[name]) for name in shown})
-    columns = [(name, model) for name in shown for model in MODELS]
+    models = dict.fromkeys([*MODELS, *(row["model"] for row in rows)])
+    columns = [(name, model) for name in shown for model in models]
     counts = {row["task"]: row["n"] for row in rows}
     body = [
         [task, counts[task], *(f"{own[key]:.3f}" if key in own else "-" for key in columns)]
@@ -267,7 +274,9 @@ def _read(study: StudyFolder) -> dict[Key, Scored]:
     return {(row["task"], row["model"]): Scored(row, lines.get((row["task"], row["model"]), [])) for row in rows}
 
 
-def _write(study: StudyFolder, results: Sequence[Scored]) -> None:
+def _write(study: StudyFolder, known: Mapping[Key, Scored]) -> None:
+    tasks, models = list(study.record["data"]["tasks"]), list(dict.fromkeys([*MODELS, *(m for _, m in known)]))
+    results = [known[task, model] for task in tasks for model in models if (task, model) in known]
     # Answers first: a row whose answers are not there is made again.
     lines = [json.dumps(line, ensure_ascii=False) + "\n" for own in results for line in own.lines]
     write_text(study.results / ANSWERS_FILE, "".join(lines))

@@ -4,8 +4,9 @@ study.json         what the study is: its settings, the model's and the data's f
 adapters/NAME/     PEFT folders: E, and one per task
 training/GROUP/    checkpoints and metrics of the adapters trained together
 metrics.jsonl      losses of all adapters, by step
-results/           losses.csv, scores.csv, generations.jsonl; cka, spectrum, embedding and ablation as NAME.nc with a
-                   CSV beside it, and NAME/TASK.nc, what they are joined from; bands.csv, readability.csv
+results/           losses.csv, adapter_losses.csv, scores.csv, generations.jsonl; cka, spectrum, embedding and ablation
+                   as NAME.nc with a CSV beside it, and NAME/TASK.nc, what they are joined from; bands.csv,
+                   readability.csv
 activations/       hidden states, where they were asked for
 figures/, report.html
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import lorajax
+from lorajax.distributed import from_first, where_not
 from lorajax.errors import LorajaxError
 from lorajax.files import fingerprint, write_text
 from lorajax.lora.peft import CONFIG, WEIGHTS
@@ -37,6 +39,11 @@ NO_PART = {
     "model.name",
     "data.source",
 }
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """Tells the adapter in a PEFT folder from any other."""
+    return fingerprint([folder / CONFIG, folder / WEIGHTS])
 
 
 class StudyFolder:
@@ -61,7 +68,7 @@ class StudyFolder:
 
     def adapter_fingerprint(self, name: str) -> str:
         """Tells this adapter from any other: what was computed with another is out of date."""
-        return fingerprint([self.adapter(name) / CONFIG, self.adapter(name) / WEIGHTS])
+        return folder_fingerprint(self.adapter(name))
 
     @classmethod
     def open(cls, path: Path) -> StudyFolder:
@@ -107,6 +114,28 @@ class StudyFolder:
             raise LorajaxError(f"{path}: is a file; expected a folder for the study")
         write_text(path / "study.json", json.dumps(record, indent=2) + "\n")
         return cls(path, record)
+
+    @classmethod
+    def shared(cls, path: Path, config: StudyConfig, facts: dict[str, Any]) -> StudyFolder:
+        """As `create`, by the first of several processes for all of them.
+
+        Raises:
+          LorajaxError: as `create`; or some process does not see that study, or works on another model or data.
+        """
+        study = cls(path, from_first(lambda: cls.create(path, config, facts).record))
+        try:
+            seen = cls.open(path).record == study.record
+        except LorajaxError:
+            seen = False
+        if blind := where_not(seen):
+            raise LorajaxError(
+                f"{path}: the first process has a study there, and the processes {blind} do not see it; "
+                "name a folder that all processes share"
+            )
+        for part in ("model", "data"):
+            if other := where_not(facts[part]["fingerprint"] == study.record[part]["fingerprint"]):
+                raise LorajaxError(f"{path}: the processes {other} have found another {part} than the first one")
+        return study
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

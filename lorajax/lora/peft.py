@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ def load_adapter(folder: Path, config: ModelConfig) -> tuple[Adapter, LoraConfig
         valid or not computed here, a module that the model does not have, or shapes that match neither the model nor
         the rank.
     """
-    keys = _read_config(folder)
+    keys = read_config(folder)
     lora = LoraConfig(
         rank=keys["r"],
         alpha=float(keys["lora_alpha"]),
@@ -175,7 +175,7 @@ def load_adapter(folder: Path, config: ModelConfig) -> tuple[Adapter, LoraConfig
     factors = _read_factors(file, config)
     shapes = linear_shapes(config)
     for (path, _), (name, down, up) in factors.items():
-        rank, (in_features, out_features) = _resolve(keys["rank_pattern"], name, lora.rank), shapes[path]
+        rank, (in_features, out_features) = resolve(keys["rank_pattern"], name, lora.rank), shapes[path]
         if down.shape != (rank, in_features) or up.shape != (out_features, rank):
             raise LorajaxError(
                 f"{file}: {name} has lora_A {list(down.shape)} and lora_B {list(up.shape)}; expected "
@@ -191,7 +191,7 @@ def load_adapter(folder: Path, config: ModelConfig) -> tuple[Adapter, LoraConfig
         b = np.zeros((config.num_layers, 1, widest, out_features), np.float32)
         scale = np.zeros((config.num_layers, 1), np.float32)
         for layer, (name, down, up) in layers.items():
-            rank, alpha = len(down), float(_resolve(keys["alpha_pattern"], name, lora.alpha))
+            rank, alpha = len(down), float(resolve(keys["alpha_pattern"], name, lora.alpha))
             a[layer, 0, :, :rank], b[layer, 0, :rank] = down.T, up.T
             scale[layer, 0] = dataclasses.replace(lora, rank=rank, alpha=alpha).scale
         adapter[path] = Lora(jnp.asarray(a), jnp.asarray(b), jnp.asarray(scale))
@@ -203,8 +203,15 @@ def load_adapter(folder: Path, config: ModelConfig) -> tuple[Adapter, LoraConfig
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """The keys that are read, each valid, with peft's defaults for those that are not there."""
+def read_config(folder: Path, ignored: Collection[str] = HARMLESS) -> dict[str, Any]:
+    """The keys that are read, each valid, with peft's defaults for those that are not there.
+
+    Args:
+      ignored: keys that may hold anything. All that are neither read nor ignored must be unset.
+
+    Raises:
+      LorajaxError: no such file, not JSON, or a key that is not valid or not supported.
+    """
     source = folder / CONFIG
     try:
         keys = json.loads(source.read_text("utf-8"))
@@ -216,12 +223,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise LorajaxError(f"{source}: holds {keys!r:.60}; expected an object with the keys of a LoRA adapter")
     settings = {key: keys.get(key, default) for key, (default, _, _) in READ.items()}
     for key, (_, valid, expected) in READ.items():
-        if not valid(settings[key]):
+        if key not in ignored and not valid(settings[key]):
             raise LorajaxError(f"{source}: {key} = {settings[key]!r:.60} is not supported; expected {expected}")
-    for key in sorted(keys.keys() - READ.keys() - HARMLESS):
+    for key in sorted(keys.keys() - READ.keys() - set(ignored)):
         if keys[key] is not False and keys[key] not in (None, [], {}):
             raise LorajaxError(f"{source}: {key} = {keys[key]!r:.60} is not supported; expected null or false")
-    return settings
+    return settings | {key: keys.get(key) for key in ignored}
 
 
 def _read_factors(file: Path, config: ModelConfig) -> dict[tuple[str, int], tuple[str, np.ndarray, np.ndarray]]:
@@ -259,8 +266,8 @@ def _read_factors(file: Path, config: ModelConfig) -> dict[tuple[str, int], tupl
     return {key: (found[key]["A"][0], a, b) for key, (a, b) in values.items()}
 
 
-def _resolve(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
-    """peft's rule: the first pattern that matches the whole name or its end, else the default."""
+def resolve(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
+    """What a module gets by peft's rule: of the first pattern that matches its name or its end, or the default."""
     return next((value for key, value in (patterns or {}).items() if re.match(_expression(key), name)), default)
 
 

@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from run.figures.style import CLUSTER_COLOURS, PAGE, PAIR_COLOURS, layer_axis, short, styled
+from run.figures.style import PAGE, PAIR_COLOURS, cluster_handles, cluster_look, layer_axis, styled
 
 MODELS = {"base": "#D55E00", "E": "#0072B2", "C": "#E69F00"}
 OTHERS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9")
@@ -59,9 +59,7 @@ def task_maps(ds: xr.Dataset, projection: str = "tsne", most: int = 5) -> Figure
     maps = ds["map"].sel(projection=projection)
     drawn = [i for i in range(ds.sizes["layer"]) if np.isfinite(maps.isel(layer=i)).any()]
     chosen = sorted({drawn[round(i)] for i in np.linspace(0, len(drawn) - 1, most)}) if drawn else []
-    clusters = [str(cluster) for cluster in dict.fromkeys(ds.cluster.values)]
-    colours = dict(zip(clusters, CLUSTER_COLOURS * len(clusters), strict=False))
-    markers = {name: "osD^vP"[i // len(CLUSTER_COLOURS) % 6] for i, name in enumerate(clusters)}
+    look = cluster_look(ds.cluster.values)
     models = [str(model) for model in ds.model.values]
     width = max(len(chosen), 1)
     figure = Figure(figsize=(PAGE, 0.6 + PAGE / max(width, 3) * len(models)), layout="constrained")
@@ -72,15 +70,12 @@ def task_maps(ds: xr.Dataset, projection: str = "tsne", most: int = 5) -> Figure
         line[0].set_ylabel(model)
         for axes, layer in zip(line, chosen, strict=False):
             points = maps.sel(model=model).isel(layer=layer).transpose("point", "axis").values
-            for cluster in clusters:
+            for cluster, how in look.items():
                 own = points[ds.cluster.values == cluster]
-                axes.scatter(*own.T, s=3, color=colours[cluster], marker=markers[cluster], linewidths=0, alpha=0.8)
+                axes.scatter(*own.T, s=3, linewidths=0, alpha=0.8, **how)
     for axes, layer in zip(grid[0], chosen, strict=False):
         axes.set_title(str(ds.layer.values[layer]))
-    handles = [
-        Line2D([], [], color=colours[c], marker=markers[c], markersize=4, linestyle="", label=short(c, 24))
-        for c in clusters
-    ]
+    handles = cluster_handles(look)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
     return figure
 

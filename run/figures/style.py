@@ -95,6 +95,23 @@ def short(name: str, most: int = 28) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
+def cluster_look(clusters: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Colour and marker of each distinct cluster, in order; markers change where colours begin again."""
+    distinct = list(dict.fromkeys(str(cluster) for cluster in clusters))
+    many = len(CLUSTER_COLOURS)
+    return {
+        name: {"color": CLUSTER_COLOURS[i % many], "marker": "osD^vP"[i // many % 6]} for i, name in enumerate(distinct)
+    }
+
+
+def cluster_handles(look: dict[str, dict[str, str]]) -> list[Line2D]:
+    """Entries of a legend."""
+    return [
+        Line2D([], [], markersize=4, linestyle="", label=short(name or "no cluster", 24), **own)  # type: ignore[arg-type]
+        for name, own in look.items()
+    ]
+
+
 def layer_axis(axis: mpl.axis.Axis, labels: Iterable[str], most: int = 20) -> None:
     """Ticks for layers: "emb", every so many blocks, "norm"; about `most` of them."""
     short = [str(s).replace("embedding", "emb").replace("final norm", "norm").replace("block ", "") for s in labels]

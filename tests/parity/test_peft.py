@@ -10,8 +10,7 @@ from flax import nnx
 
 from lorajax.errors import LorajaxError
 from lorajax.lora.adapter import LoraConfig, init_adapter, join, linear_shapes, split, stack, take
-from lorajax.lora.peft import _resolve as resolve
-from lorajax.lora.peft import load_adapter, save_adapter
+from lorajax.lora.peft import load_adapter, resolve, save_adapter
 from lorajax.models.weights import merge, save_hf
 from lorajax.training.loss import answer_loss
 from tests.conftest import randomize

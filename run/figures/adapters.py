@@ -1,0 +1,192 @@
+"""Figures of adapters compared by their weights: distances, the map and the tree of tasks, spectra."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy.cluster.hierarchy import dendrogram
+
+from analysis.task_tree import Tree
+from run.figures.style import MISSING, PAGE, cluster_handles, cluster_look, short, styled
+
+
+@styled()
+def distance_heatmaps(means: xr.Dataset, places: pd.DataFrame, most: int = 3) -> Figure:
+    """Mean distances of all pairs, one panel for the mean of all modules and for some modules, in the tree's order.
+
+    From the dataset of `results/task_map.nc` and the table of `results/task_map.csv`.
+    """
+    ordered = [str(name) for name in places.sort_values("order").name]
+    labels = [short(name, 22) for name in _plain(ordered)]
+    modules = [str(module) for module in means.module.values][: most + 1]
+    height = PAGE / len(modules) + 0.4 + 0.02 * max(map(len, labels))
+    figure = Figure(figsize=(PAGE, height), layout="constrained")
+    row = figure.subplots(1, len(modules), sharey=True, squeeze=False)[0]
+    whole = means.distance.sel(task_i=ordered, task_j=ordered).transpose("module", "task_i", "task_j").values
+    off = whole[: len(modules)][:, ~np.eye(len(ordered), dtype=bool)]
+    low, high = np.nanmin(off), np.nanmax(off)
+    size = min(6.5, 130 / len(ordered))
+    for axes, module, values in zip(row, modules, whole, strict=False):
+        axes.set_facecolor(MISSING["facecolor"])
+        shown = np.where(np.eye(len(values), dtype=bool), np.nan, values)
+        image = axes.imshow(shown, vmin=low, vmax=high, cmap="viridis", interpolation="nearest")
+        axes.set_title("mean of all modules" if module == "all" else short(module, 24))
+        axes.set_xticks(range(len(ordered)), labels, rotation=90, fontsize=size)
+        axes.set_yticks(range(len(ordered)), labels, fontsize=size)
+        axes.tick_params(length=0)
+    figure.colorbar(image, ax=row, label="mean distance", fraction=0.02)
+    return figure
+
+
+@styled()
+def distances_by_layer(pairs: xr.Dataset, measure: str) -> Figure:
+    """One measure by layer, a panel for each module: pairs of one cluster, and pairs of two; median and middle half.
+
+    From the dataset of `results/adapters.nc`.
+    """
+    modules = [str(module) for module in pairs.module.values]
+    columns = min(len(modules), 4)
+    lines = -(-len(modules) // columns)
+    figure = Figure(figsize=(PAGE, 0.5 + 1.6 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    cluster = pairs.cluster.values.astype(str)
+    i, j = np.triu_indices(len(cluster), 1)
+    known = (cluster[i] != "") & (cluster[j] != "")
+    groups = {
+        "pairs of one cluster": known & (cluster[i] == cluster[j]),
+        "pairs of two": known & (cluster[i] != cluster[j]),
+    }
+    if not known.any():
+        groups = {"all pairs": np.ones(len(i), bool)}
+    colours = dict(zip(groups, ("#0072B2", "#D55E00"), strict=False))
+    for axes, module in zip(grid.flat, modules, strict=False):
+        values = pairs.value.sel(measure=measure, module=module).transpose("layer", "task_i", "task_j").values[:, i, j]
+        for label, chosen in groups.items():
+            if chosen.any():
+                _band(axes, pairs.layer.values, values[:, chosen], colours[label])
+        axes.set_title(short(module, 28), fontsize=7)
+        axes.grid(axis="y")
+    for axes in list(grid.flat)[len(modules) :]:
+        axes.set_visible(False)
+    figure.supxlabel("layer (0: the first block)")
+    figure.supylabel(measure.replace("_", " ").replace("share", "(1: by chance)"))
+    handles = [Line2D([], [], color=colours[label], label=label, linewidth=1.5) for label in groups]
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+    return figure
+
+
+def _band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str) -> None:
+    there = np.isfinite(values).any(1)
+    low, middle, high = np.nanpercentile(values[there], [25, 50, 75], axis=1)
+    axes.plot(x[there], middle, color=colour, linewidth=1.4, marker="." if there.sum() < 3 else None)
+    axes.fill_between(x[there], low, high, color=colour, alpha=0.13, linewidth=0)
+
+
+@styled()
+def adapter_map(places: pd.DataFrame) -> Figure:
+    """Where tasks lie by the weights of their adapters: principal components of T̄, and classical scaling.
+
+    From the table of `results/task_map.csv`. A name that would cover another is left out; the table has it.
+    """
+    figure = Figure(figsize=(PAGE, 4.2), layout="constrained")
+    row = figure.subplots(1, 2)
+    look = cluster_look(places.cluster)
+    titles = {"pca": "principal components of mean distances", "mds": "classical scaling"}
+    for axes, (method, title) in zip(row, titles.items(), strict=True):
+        points = places[[f"{method}_1", f"{method}_2"]].to_numpy(float)
+        for cluster, how in look.items():
+            axes.scatter(*points[places.cluster.to_numpy() == cluster].T, s=14, linewidths=0, **how)
+        axes.set_title(title, fontsize=7)
+        axes.set(xticks=[], yticks=[])
+        axes.margins(0.14)
+        _label(axes, points, [short(name, 20) for name in _plain(places.name)])
+    if any(look):
+        figure.legend(handles=cluster_handles(look), loc="outside lower center", ncols=min(5, len(look)))
+    return figure
+
+
+def _label(axes: Axes, points: np.ndarray, names: list[str], size: float = 5.5) -> None:
+    """Names beside the points, on the first of four sides where they cover neither a name nor a point."""
+    there = np.isfinite(points).all(1)
+    if not there.any():
+        return
+    # In inches, as far as they are known before the layout is: the panel is half a page wide and half as high again.
+    extent = np.ptp(points[there], axis=0)
+    inches = np.array([PAGE / 2, 3.2]) / 1.28 / np.where(extent > 0, extent, 1)
+    spots = points * inches
+    taken = [(*spot - 0.02, *spot + 0.02) for spot in spots[there]]
+    for point, spot, name in zip(points[there], spots[there], np.array(names)[there], strict=True):
+        width, height = 0.0078 * size * len(name), 0.0125 * size
+        for side, low in (("left", -0.5), ("right", -0.5), ("left", 0.4), ("right", -1.4)):
+            x = spot[0] + (0.04 if side == "left" else -0.04 - width)
+            box = (x, spot[1] + low * height, x + width, spot[1] + (low + 1) * height)
+            if not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+                offset = (72 * 0.04 * (1 if side == "left" else -1), 72 * (low + 0.5) * height)
+                axes.annotate(name, point, offset, textcoords="offset points", ha=side, va="center", fontsize=size)
+                taken.append(box)
+                break
+
+
+def _plain(names: pd.Series | list[str]) -> list[str]:
+    """Names without a beginning that all of them share."""
+    texts = [str(name) for name in names]
+    starts = {text.split("/")[0] if "/" in text else None for text in texts}
+    return [text.split("/", 1)[1] for text in texts] if len(starts) == 1 and None not in starts else texts
+
+
+@styled()
+def adapter_tree(tree: Tree, places: pd.DataFrame) -> Figure:
+    """The tree of tasks by mean distance, their names in the colours of their clusters."""
+    names = _plain(places.name)
+    figure = Figure(figsize=(PAGE, 0.6 + 0.16 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    drawn = dendrogram(tree.linkage, no_plot=True)
+    for x, y in zip(drawn["icoord"], drawn["dcoord"], strict=True):
+        axes.plot(y, x, color="#555555", linewidth=0.9)
+    look = cluster_look(places.cluster)
+    leaves = [tree.leaves[leaf] for leaf in drawn["leaves"]]
+    axes.set_yticks(10 * np.arange(len(leaves)) + 5, [short(names[i], 30) for i in leaves])
+    for label, leaf in zip(axes.get_yticklabels(), leaves, strict=True):
+        label.set_color(look[places.cluster.iloc[leaf]]["color"])
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("mean distance at which groups meet")
+    # From where the tree begins: all tasks are far from all others, and the lower half of the axis would be bare lines.
+    lowest = tree.linkage[:, 2].min()
+    axes.set_xlim(lowest - 0.15 * (tree.linkage[:, 2].max() - lowest) if len(names) > 2 else 0, None)
+    return figure
+
+
+@styled()
+def adapter_spectra(pairs: xr.Dataset, most: int = 4) -> Figure:
+    """Singular values of the updates, each over its largest: median over tasks and layers, a line for each cluster.
+
+    From the dataset of `results/adapters.nc`.
+    """
+    modules = [str(module) for module in pairs.module.values][:most]
+    figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
+    row = figure.subplots(1, len(modules), sharex=True, sharey=True, squeeze=False)[0]
+    cluster = pairs.cluster.values.astype(str)
+    look = cluster_look(cluster)
+    directions = pairs.direction.values
+    for axes, module in zip(row, modules, strict=True):
+        s = pairs.singular_value.sel(module=module).transpose("task", "layer", "direction").values
+        with np.errstate(invalid="ignore"):
+            s = s / s[..., :1]
+        for name, how in look.items():
+            own = s[cluster == name].reshape(-1, s.shape[-1])
+            own = own[np.isfinite(own).any(1)]
+            if len(own):
+                axes.plot(directions, np.nanmedian(own, 0), linewidth=1.2, markersize=2.5, **how)
+        axes.set_title(short(module, 28), fontsize=7)
+        axes.set_ylim(0, 1.05)
+        axes.grid(axis="y")
+        axes.set_xlabel("direction")
+    row[0].set_ylabel("singular value / the largest")
+    if any(look):
+        figure.legend(handles=cluster_handles(look), loc="outside lower center", ncols=min(5, len(look)))
+    return figure
