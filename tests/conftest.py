@@ -1,15 +1,8 @@
 """What all tests share. Eight virtual CPU devices, so that sharded paths run everywhere; no network."""
 
 import os
+import shutil
 import tempfile
-
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    # Programs of the tests are tiny and many: optimising them would take longer than running them.
-    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-)
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +12,41 @@ from flax import nnx
 from lorajax.models.config import ModelConfig, RopeConfig
 from lorajax.models.llama import Llama
 
+# Programs of the tests are tiny and many: optimising them would take longer than running them.
+QUICK_TO_COMPILE = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+if jax.__version_info__ < (0, 11):  # later ones do not know the flag
+    QUICK_TO_COMPILE.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", *QUICK_TO_COMPILE]
+)
+os.environ["HF_HUB_OFFLINE"] = "1"
 jax.config.update("jax_default_matmul_precision", "highest")
-# Many tests compile the same small programs: the second one finds them.
-jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="lorajax-tests-"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+#: Where the workers of one run keep compiled programs for each other: many tests compile the same small ones.
+PROGRAMS = "LORAJAX_TEST_PROGRAMS"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--one-of-each", action="store_true", help="of each test function the first case only")
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        os.environ[PROGRAMS] = tempfile.mkdtemp(prefix="lorajax-tests-")
+    jax.config.update("jax_compilation_cache_dir", os.environ[PROGRAMS])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(PROGRAMS), ignore_errors=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--one-of-each"):
+        first = {item.nodeid.split("[")[0]: item for item in reversed(items)}
+        config.hook.pytest_deselected(items=[item for item in items if item not in first.values()])
+        items[:] = reversed(first.values())
 
 
 @pytest.fixture(autouse=True, scope="module")
