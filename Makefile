@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 	  --steps 25 --batch-size 4 --learning-rate 2e-3 --train-examples 500 --test-examples 64
 
 test: $(VENV)/.test-installed
-	$(RUN) pytest -n 2 --dist loadfile -m "not slow and not gpu"
+	$(RUN) pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
 faults: $(VENV)/.test-installed
 	$(RUN) pytest -s tests/faults

@@ -16,6 +16,7 @@ COMMANDS = {
     "embed_tasks": "maps of the tasks' prompts by layer, and how clustered they are",
     "readability": "correlate readability and size of the tasks with CKA",
     "ablate_layers": "apply adapters in some layers only: which layers a task needs",
+    "compare_adapters": "compare adapters by their weights: distances, projections, the map of tasks",
     "score": "let the models of a study answer held-out prompts, and score the answers",
     "report": "write a study's report again from its results",
     "merge_adapters": "merge adapters of one base model into one PEFT adapter",

@@ -51,6 +51,21 @@ DISTANCES = {
 }
 
 
+SCORES = [
+    "grouping",
+    "score",
+    "value",
+    "low",
+    "high",
+    "null_mean",
+    "null_sd",
+    "p_value",
+    "adapters",
+    "groups",
+    "reason",
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class AdapterMap:
     """Mean distances and what is made of them."""
@@ -65,6 +80,9 @@ class AdapterMap:
     merges: pd.DataFrame
     """A row for each merge of the tree: members, height, support."""
     dropped: list[str]
+    """Adapters without any distance."""
+    unit: str
+    """What 1 is."""
 
     def dataset(self) -> xr.Dataset:
         """Mean distances `[module, task_i, task_j]`, `all` being their mean, in shares of what the config says."""
@@ -76,6 +94,7 @@ class AdapterMap:
         return xr.Dataset(
             {"distance": (("module", "task_i", "task_j"), means)},
             coords={"module": labels, "task_i": names, "task_j": names},
+            attrs={"unit": self.unit} | ({"linkage": self.tree.linkage.ravel()} if len(self.tree.linkage) else {}),
         )
 
 
@@ -130,9 +149,10 @@ def make_map(pairs: xr.Dataset, names: Sequence[str], clusters: Sequence[str], c
         [str(m) for m in pairs.module.values],
         tree,
         places,
-        pd.DataFrame(scores),
+        pd.DataFrame(scores, columns=SCORES),
         merges,
         [str(d) for d in mean.dropped],
+        "1: by chance" if expected is not None else "1: the mean pair",
     )
 
 

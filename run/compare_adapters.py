@@ -30,7 +30,7 @@ import xarray as xr
 from analysis.projection_null import projection_null
 from lorajax.errors import LorajaxError
 from lorajax.files import replacing
-from run import figures
+from run import adapter_report, figures
 from run.adapter_map import AdapterMap, MapConfig, make_map
 from run.adapter_measures import MeasureConfig, measure_pairs
 from run.adapter_set import AdapterSet, find_members
@@ -200,13 +200,8 @@ def _write_table(table: pd.DataFrame, file: Path) -> None:
 
 def draw(pairs: xr.Dataset, found: AdapterMap, folder: Path) -> list[Path]:
     """Writes the figures; those of pairs when there are two adapters or more."""
-    drawn = {"adapter_spectra": figures.adapter_spectra(pairs)}
-    if pairs.sizes["task"] > 1 and found.tree.reason is None:
-        drawn["adapter_heatmaps"] = figures.distance_heatmaps(found.dataset(), found.places)
-        drawn["adapter_layers"] = figures.distances_by_layer(pairs, "grassmann_columns_share")
-        drawn["adapter_map"] = figures.adapter_map(found.places)
-        drawn["adapter_tree"] = figures.adapter_tree(found.tree, found.places)
-    return [figures.save(figure, folder / f"{name}.svg") for name, figure in drawn.items()]
+    made = adapter_report.drawn(pairs, found.dataset(), found.places)
+    return [figures.save(figure, folder / f"{name}.svg") for name, figure in made.items()]
 
 
 def show(pairs: xr.Dataset, found: AdapterMap) -> None:
@@ -222,9 +217,8 @@ def show(pairs: xr.Dataset, found: AdapterMap) -> None:
     i, j = np.triu_indices(len(names), 1)
     order = np.argsort(distances[i, j])
     ends = [*order[:5], *order[-min(3, max(len(order) - 5, 0)) :]] if len(order) > 5 else list(order)
-    unit = "share of chance" if "expected" in pairs and found.mean.overall is not None else ""
     show_table(
-        f"Nearest and farthest pairs ({unit})",
+        f"Nearest and farthest pairs ({found.unit})",
         ["pair", "distance"],
         [[f"{names[i[k]]} - {names[j[k]]}", f"{distances[i[k], j[k]]:.3f}"] for k in ends],
     )

@@ -24,7 +24,7 @@ from markupsafe import Markup
 
 from lorajax.errors import LorajaxError
 from lorajax.files import write_text
-from run import figures
+from run import adapter_report, figures
 from run.findings import cka_findings, count, loss_findings, warnings
 from run.layer_findings import ablation_findings, band_findings, cluster_findings, readability_findings
 from run.options import StudyConfig
@@ -76,6 +76,9 @@ def build(study: Path) -> Path:
         drawn["readability"] = figures.readability_by_layer(correlations)
     if ablation is not None:
         drawn["ablation"] = figures.band_shares(ablation)
+    adapters = adapter_report.compared(results)
+    if adapters is not None:
+        drawn |= adapters["figures"]
     paths = {name: figures.save(figure, study / "figures" / f"{name}.svg") for name, figure in drawn.items()}
     templates = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
     page = jinja2.Environment(
@@ -93,7 +96,9 @@ def build(study: Path) -> Path:
             *(ablation_findings(ablation, bands, cka) if ablation is not None else []),
             *(cluster_findings(embedding) if embedding is not None else []),
             *(readability_findings(correlations) if correlations is not None else []),
+            *(adapters["findings"] if adapters is not None else []),
         ],
+        adapters=adapters,
         bands=None if bands is None else bands_table(bands),
         ablation=None if ablation is None else ablation_table(ablation),
         losses=None if losses is None else loss_table(losses),

@@ -4,8 +4,9 @@
 
 It is `run.finetune`; then, in one pass over the hidden states, `run.cka_all_layers`, `run.spectrum` and
 `run.embed_tasks`; then `run.readability`; then `run.ablate_layers` with each task's adapter in the bands of layers that
-were found; then `run.report`. What is done is not done again, so the same command goes on after a crash, and after more
-is asked for. Those commands have more settings, and can be run again on the study by themselves.
+were found; then `run.compare_adapters`; then `run.report`. What is done is not done again, so the same command goes on
+after a crash, and after more is asked for. Those commands have more settings, and can be run again on the study by
+themselves.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tyro
 from lorajax.errors import LorajaxError
 from run import cka_all_layers, embed_tasks, readability, report, spectrum
 from run.ablate_layers import AblateLayers, ablate_layers
+from run.compare_adapters import CompareAdapters, compare_adapters
 from run.comparison import Comparison
 from run.finetune import Finetune, complain, finetune
 from run.lock import study_lock
@@ -56,6 +58,7 @@ def study(options: Study) -> None:
         measure(folder, bench)
         if options.ablation_examples:
             ablate(folder, bench, options.ablation_examples)
+        compare_adapters(CompareAdapters((str(folder.path),)))
         say(f"report: {report.build(folder.path).absolute()}")
     complain(folder)
 

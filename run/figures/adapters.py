@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.cluster.hierarchy import dendrogram
 
-from analysis.task_tree import Tree
 from run.figures.style import MISSING, PAGE, cluster_handles, cluster_look, short, styled
 
 
@@ -139,16 +138,21 @@ def _plain(names: pd.Series | list[str]) -> list[str]:
 
 
 @styled()
-def adapter_tree(tree: Tree, places: pd.DataFrame) -> Figure:
-    """The tree of tasks by mean distance, their names in the colours of their clusters."""
+def adapter_tree(linkage: np.ndarray, places: pd.DataFrame) -> Figure:
+    """The tree of tasks by mean distance, their names in the colours of their clusters.
+
+    From SciPy's linkage `[n - 1, 4]` (as it is in the dataset of `results/task_map.nc`, flat or not) and the table of
+    `results/task_map.csv`, whose rows are its leaves.
+    """
+    linkage = np.reshape(linkage, (-1, 4))
     names = _plain(places.name)
     figure = Figure(figsize=(PAGE, 0.6 + 0.16 * len(names)), layout="constrained")
     axes = figure.subplots()
-    drawn = dendrogram(tree.linkage, no_plot=True)
+    drawn = dendrogram(linkage, no_plot=True)
     for x, y in zip(drawn["icoord"], drawn["dcoord"], strict=True):
         axes.plot(y, x, color="#555555", linewidth=0.9)
     look = cluster_look(places.cluster)
-    leaves = [tree.leaves[leaf] for leaf in drawn["leaves"]]
+    leaves = drawn["leaves"]
     axes.set_yticks(10 * np.arange(len(leaves)) + 5, [short(names[i], 30) for i in leaves])
     for label, leaf in zip(axes.get_yticklabels(), leaves, strict=True):
         label.set_color(look[places.cluster.iloc[leaf]]["color"])
@@ -156,8 +160,8 @@ def adapter_tree(tree: Tree, places: pd.DataFrame) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("mean distance at which groups meet")
     # From where the tree begins: all tasks are far from all others, and the lower half of the axis would be bare lines.
-    lowest = tree.linkage[:, 2].min()
-    axes.set_xlim(lowest - 0.15 * (tree.linkage[:, 2].max() - lowest) if len(names) > 2 else 0, None)
+    lowest = linkage[:, 2].min()
+    axes.set_xlim(lowest - 0.15 * (linkage[:, 2].max() - lowest) if len(names) > 2 else 0, None)
     return figure
 
 

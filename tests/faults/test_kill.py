@@ -25,6 +25,7 @@ KILLS = 20
 PARTS = {"training": "training", "held-out losses": "measuring"}
 
 
+@pytest.mark.slow
 def test_one_kill_and_one_signal(bench, one_group, tmp_path):
     """SIGKILL in the middle of the training, and SIGTERM after the next start."""
     process = bench.start(tmp_path / "study", *ONE_GROUP)

@@ -48,8 +48,8 @@ def trained(folder, mesh, names, out):
     return adapter, losses(out), held
 
 
-EVERYDAY = [("Eabc", (2, 2, 2)), ("Eabc", (4, 2, 1)), ("a", (2, 4, 1))]
-REST = [("Eabc", (1, 2, 4)), ("a", (2, 2, 2))] + [
+EVERYDAY = [("Eabc", (2, 2, 2)), ("a", (2, 4, 1))]
+REST = [("Eabc", (4, 2, 1)), ("Eabc", (1, 2, 4)), ("a", (2, 2, 2))] + [
     (names, sizes) for names in ("Eabc", "a") for sizes in ((8, 1, 1), (1, 8, 1), (1, 1, 4), (2, 1, 4), (1, 4, 2))
 ]
 

@@ -1,0 +1,108 @@
+"""Grassmann distances and projections of all pairs of adapters: how long they take, against SciPy pair by pair.
+
+    python benchmarks/grassmann.py [--quick] [--adapters 60] [--layers 32] [--width 4096] [--rank 8]
+
+Adapters are random factors of q_proj and v_proj, both `width` x `width`. SciPy's `subspace_angles` gets a sample of the
+pairs, spread over the run, and its time is for as many as ours. Printed are the time from factors in memory to all
+distances (decompositions included, compiled before), once more for half as many adapters, which are a quarter of the
+pairs, the largest memory of the process, and the decomposition of one update from its factors against the dense one
+(--dense: it takes half a minute).
+"""
+
+import argparse
+import os
+import resource
+import time
+
+import jax
+import numpy as np
+import scipy.linalg
+
+from analysis.grassmann import grassmann_all_pairs
+from analysis.low_rank import thin_svd
+from analysis.projection import projection_all_pairs
+from analysis.update_similarity import cosine, l2
+
+
+def factors(adapters, layers, width, rank, seed):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((adapters, layers, width, rank), dtype=np.float32)
+
+
+def seconds(run):
+    start = time.perf_counter()
+    result = jax.block_until_ready(run())
+    return time.perf_counter() - start, result
+
+
+def compare(B, A, measure):
+    """All pairs in all places: thin SVDs of the updates, then the measure."""
+    return measure(thin_svd(B, A))
+
+
+def grassmann(updates):
+    return grassmann_all_pairs(updates.u, updates.rank, variant="sum")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="8 layers, and 40 pairs for SciPy")
+    parser.add_argument("--adapters", type=int, default=60)
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--width", type=int, default=4096)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--dense", action="store_true", help="also the SVD of a dense update")
+    args = parser.parse_args()
+    layers, sample = (8, 40) if args.quick else (args.layers, 200)
+    N, places = args.adapters, 2 * layers
+    pairs = N * (N - 1) // 2 * places
+    machine = f"jax {jax.__version__} on {jax.default_backend()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    print(f"{N} adapters, {places} weights of {args.width} x {args.width}, r = {args.rank}: {pairs} pairs; {machine}")
+
+    B = [factors(N, layers, args.width, args.rank, seed) for seed in (0, 1)]
+    A = [np.swapaxes(factors(N, layers, args.width, args.rank, seed), 2, 3) for seed in (2, 3)]
+    rng = np.random.default_rng(9)
+
+    def scipy_pair():
+        module, layer, (i, j) = rng.integers(2), rng.integers(layers), rng.choice(N, 2, replace=False)
+        return scipy.linalg.subspace_angles(B[module][i, layer], B[module][j, layer])
+
+    for measure in (grassmann, cosine, l2, projection_all_pairs):  # compiled, and half of SciPy's sample
+        compare(B[0], A[0], measure)
+        compare(B[0][: N // 2], A[0][: N // 2], measure)
+    first, _ = seconds(lambda: [scipy_pair() for _ in range(sample // 2)])
+    print("                                        seconds   microseconds a pair")
+    times = {}
+    for name, measure in (
+        ("grassmann", grassmann),
+        ("cosine", cosine),
+        ("l2", l2),
+        ("projection", projection_all_pairs),
+    ):
+        spent, results = seconds(lambda measure=measure: [compare(b, a, measure) for b, a in zip(B, A, strict=True)])
+        times[name] = spent
+        print(f"lorajax, {name:12} all pairs        {spent:10.2f} {1e6 * spent / pairs:12.1f}", flush=True)
+        if name == "grassmann":
+            kept = np.asarray(results[0])
+    half, _ = seconds(lambda: [compare(b[: N // 2], a[: N // 2], grassmann) for b, a in zip(B, A, strict=True)])
+    fewer = (N // 2) * (N // 2 - 1) // 2 * places
+    print(f"lorajax, grassmann, {N // 2} adapters     {half:13.2f} {1e6 * half / fewer:12.1f}")
+    second, _ = seconds(lambda: [scipy_pair() for _ in range(sample - sample // 2)])
+    each = (first + second) / sample
+    print(f"SciPy, from {sample} pairs             {each * pairs:13.0f} {1e6 * each:12.1f}")
+    print(f"SciPy takes {each * pairs / times['grassmann']:.0f} times as long")
+    expected = scipy.linalg.subspace_angles(B[0][0, 0], B[0][1, 0]).sum()
+    print(f"first pair: {kept[0, 0, 1]:.6f}, SciPy {expected:.6f}")
+    print(f"largest memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+
+    one = (B[0][:1, :1], A[0][:1, :1])
+    thin_svd(*one)
+    spent = min(seconds(lambda: thin_svd(*one))[0] for _ in range(20))
+    print(f"SVD of one update from its factors: {1e3 * spent:.2f} ms")
+    if args.dense:
+        dense, _ = seconds(lambda: np.linalg.svd(one[0][0, 0] @ one[1][0, 0]))
+        print(f"dense, NumPy: {dense:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
