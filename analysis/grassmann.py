@@ -50,7 +50,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from analysis.arrays import as_jax, check_choice
-from analysis.low_rank import after, orthonormal_basis
+from analysis.low_rank import after, decomposed, orthonormal_basis
 
 __all__ = [
     "Expected",
@@ -96,7 +96,7 @@ def principal_angles(x: ArrayLike, y: ArrayLike, *, unequal: Unequal = "pad") ->
         raise ValueError(f"x and y must be [..., d, p] and [..., d, q], got shapes {x.shape} and {y.shape}")
     width = max(x.shape[-1], y.shape[-1])
     (u, p), (v, q) = orthonormal_basis(_widened(x, width)), orthonormal_basis(_widened(y, width))
-    return _angles(u, v, p, q, unequal == "pad")
+    return decomposed(partial(_angles, pad=unequal == "pad"), u, v, p, q)
 
 
 def distance(angles: ArrayLike, variant: Variant = "geodesic") -> jax.Array:
@@ -141,13 +141,13 @@ def all_pair_angles(
     i, j = np.triu_indices(u.shape[0], 1)
     if not len(i):
         return jnp.zeros((u.shape[1], 0, u.shape[3]), u.dtype), (i, j)
-    cosines = _all_cosines(u, i, j)
+    cosines = decomposed(_all_cosines, u, i, j)
     sines = np.zeros(cosines.shape, cosines.dtype)
     # Sines cost d r² and an SVD of d × r a pair, and only angles below 45 degrees need them: mostly there are none.
     place, pair = np.nonzero(np.asarray(cosines[..., 0]) > 0.7)
     for start in range(0, len(pair), CHUNK):
         k, p = (np.resize(x[start : start + CHUNK], CHUNK) for x in (place, pair))
-        sines[k, p] = _sines_of(u, rank, i[p], j[p], k)
+        sines[k, p] = decomposed(_sines_of, u, rank, i[p], j[p], k)
     return _paired(cosines, jnp.asarray(sines), rank[i].T, rank[j].T, unequal == "pad"), (i, j)
 
 

@@ -48,7 +48,7 @@ import numpy as np
 from jax import lax
 
 from analysis.arrays import check_choice
-from analysis.low_rank import ThinSVD, scaled_to_unit
+from analysis.low_rank import ThinSVD, decomposed, scaled_to_unit
 
 __all__ = [
     "MergedAlignment", "Side", "check_updates", "cosine", "frobenius_norms", "inner_products", "l2", "merged_alignment",
@@ -115,7 +115,7 @@ def l2(updates: ThinSVD, *, relative: bool = False) -> jax.Array:
     place, pair = np.nonzero(np.asarray(square < NEAR * both))
     for start in range(0, len(pair), CHUNK):
         k, p = (np.resize(x[start : start + CHUNK], CHUNK) for x in (place, pair))
-        values[k, p] = _difference(updates, i[p], j[p], k, safe[k, p])
+        values[k, p] = decomposed(_difference, updates, i[p], j[p], k, safe[k, p])
     half = jnp.asarray(values) * size
     return (0 * norms[:, :, None] * jnp.eye(len(norms[0]))).at[:, i, j].set(half).at[:, j, i].set(half)
 
@@ -151,7 +151,8 @@ def merged_alignment(updates: ThinSVD, *, epsilon: float = 0.05, side: Side = "l
     """
     s = jnp.where(jnp.isfinite(check_updates(updates).s), updates.s, 0)
     own, other = _basis(updates, side), _basis(updates, "right" if side == "left" else "left")
-    ratio, dimensions = _merged(own, s / jnp.max(s, (0, 2), keepdims=True), other, _epsilon(epsilon))
+    relative = s / jnp.max(s, (0, 2), keepdims=True)
+    ratio, dimensions = decomposed(_merged, own, relative, other, _epsilon(epsilon))
     return MergedAlignment(jnp.where(frobenius_norms(updates) > 0, ratio.T, jnp.nan), dimensions)
 
 

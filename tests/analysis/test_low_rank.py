@@ -1,5 +1,9 @@
 """Thin decompositions of updates, from their factors, against dense ones in float64."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,6 +60,33 @@ def test_the_same_update_from_other_factors():
     assert not np.asarray(other.s[5:]).any()
     assert not np.asarray(other.u[:, 5:]).any()
     np.testing.assert_allclose(dense(other), dense(svd), atol=1e-4)
+
+
+@pytest.mark.parametrize("condition", [1, 1e2, 2e3, 1e5])
+def test_factors_of_any_condition(condition):
+    """Orthonormal to 3e-6, and the product that of float64, where Cholesky factors serve and where they do not."""
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((3, n, 5)))[0] for n in (200, 5))
+    B = ((left * np.geomspace(1, 1 / condition, 5)) @ np.swapaxes(right, 1, 2)).astype(np.float32)
+    A = rng.standard_normal((3, 5, 30)).astype(np.float32)
+    svd = thin_svd(B, A, tolerance=1e-9)
+    for side in (svd.u, svd.v):
+        np.testing.assert_allclose(np.swapaxes(side, 1, 2) @ side, np.broadcast_to(np.eye(5), (3, 5, 5)), atol=3e-6)
+    update = B.astype(np.float64) @ A
+    np.testing.assert_allclose(dense(svd), update, atol=3e-6 * np.linalg.norm(update, 2, axis=(1, 2)).max())
+
+
+def test_decompositions_do_not_wait_for_each_other():
+    """On one CPU device, whose few threads two batched decompositions at a time would hold for ever."""
+    program = (
+        "import numpy as np; from analysis.low_rank import thin_svd; from analysis.grassmann import principal_angles\n"
+        "x = np.random.default_rng(0).standard_normal((200, 300, 8)).astype(np.float32); x[..., 7] = x[..., 6]\n"
+        "print(thin_svd(x, np.swapaxes(x, 1, 2)).rank.sum(), principal_angles(x, x[::-1]).shape)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    run = [sys.executable, "-c", program]
+    done = subprocess.run(run, capture_output=True, text=True, env=environment, timeout=200, check=True)
+    assert done.stdout.split() == ["1400", "(200,", "8)"]
 
 
 def test_directions_below_the_tolerance_are_not_there():

@@ -11,6 +11,7 @@ import xarray as xr
 from safetensors.numpy import load_file, save_file
 
 from lorajax.errors import LorajaxError
+from run import adapter_report
 from run import compare_adapters as command
 from run.adapter_set import find_members
 from run.compare_adapters import CompareAdapters, compare_adapters
@@ -137,6 +138,20 @@ def test_projections_stand_beside_chance(done):
     z = [float(r["random_subspaces_z"]) for r in table if r["projection"] == "rec" and r["task_i"][0] != r["task_j"][0]]
     assert abs(np.mean(z)) < 0.5
     assert 0.6 < np.std(z) < 1.5
+
+
+def test_what_a_report_says(done):
+    """Sentences and tables from the files alone."""
+    _, out, _ = done
+    said = adapter_report.compared(out / "results")
+    nearest, clusters, rec = said["findings"]
+    assert "the nearest tasks are " in nearest
+    assert nearest.endswith("1: by chance).")
+    assert "A pair of tasks of one cluster is nearer than a pair of two with probability 1.00" in clusters
+    assert "of 132 ordered pairs" in rec
+    assert len(said["projections"]) == 10
+    assert said["scores"][0]["what"].startswith("a pair of")
+    assert set(said["figures"]) == {file.stem for file in (out / "figures").iterdir()}
 
 
 def test_figures(done):
