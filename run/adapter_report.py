@@ -17,6 +17,7 @@ from run.findings import number
 
 NULL = "random_subspaces"
 SURE = 0.05
+SHARE = "grassmann_columns_share"
 
 
 def compared(results: Path) -> dict[str, Any] | None:
@@ -51,8 +52,9 @@ def drawn(pairs: xr.Dataset, means: xr.Dataset, places: pd.DataFrame) -> dict[st
     made = {"adapter_spectra": figures.adapter_spectra(pairs)}
     if means.sizes["task_i"] > 1 and (places.order >= 0).all():
         made["adapter_heatmaps"] = figures.distance_heatmaps(means, places)
-        if "grassmann_columns_share" in pairs.measure.values:
-            made["adapter_layers"] = figures.distances_by_layer(pairs, "grassmann_columns_share")
+        if SHARE in pairs.measure.values:
+            made["adapter_layers"] = figures.distances_by_layer(pairs, SHARE)
+            made["adapter_layer_heatmaps"] = figures.layer_heatmaps_of_adapters(pairs, places, SHARE)
         made["adapter_map"] = figures.adapter_map(places)
         made["adapter_tree"] = figures.adapter_tree(means.attrs["linkage"], places)
     return made

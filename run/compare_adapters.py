@@ -11,8 +11,8 @@ updates give. The mean distances over layers are the map of tasks: coordinates, 
 clusters.
 
 Results, under `results/`: `adapters.nc` (everything, by layer), `adapters.csv` (means over layers), `projection.csv`
-(pairs i -> j with their null models), `task_map.nc`, `task_map.csv`, `task_map_scores.csv`, `task_tree.csv`; and
-`figures/`.
+(pairs i -> j with their null models), `adapters_base.csv` (with `--base`), `task_map.nc`, `task_map.csv`,
+`task_map_scores.csv`, `task_tree.csv`; and `figures/`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from analysis.projection_null import projection_null
 from lorajax.errors import LorajaxError
 from lorajax.files import replacing
 from run import adapter_report, figures
+from run.adapter_base import against_base
 from run.adapter_map import AdapterMap, MapConfig, make_map
 from run.adapter_measures import MeasureConfig, measure_pairs
 from run.adapter_set import AdapterSet, find_members
@@ -59,6 +60,8 @@ class CompareAdapters:
     """Modules, by name (q_proj) or glob (*.mlp.*); all when none is named."""
     layers: tuple[int, ...] = ()
     """Layers by number, the first block being 0 as in PEFT files; all when none is named."""
+    base: str = ""
+    """The base model, for intruder dimensions and amplification; the rest needs none."""
     measure: tyro.conf.OmitArgPrefixes[MeasureConfig] = MeasureConfig()
     map: tyro.conf.OmitArgPrefixes[MapConfig] = MapConfig()
     draws: int = 1000
@@ -121,7 +124,7 @@ def _chosen(adapters: AdapterSet, options: CompareAdapters) -> dict[str, list[in
 
 
 def _provenance(adapters: AdapterSet, modules: dict[str, list[int]], options: CompareAdapters) -> dict[str, Any]:
-    own = dataclasses.asdict(options.measure) | {"draws": options.draws, "seed": options.seed}
+    own = dataclasses.asdict(options.measure) | {"draws": options.draws, "seed": options.seed, "base": options.base}
     return {"adapters": adapters.fingerprints(), "clusters": adapters.clusters, "modules": modules, **own}
 
 
@@ -143,6 +146,9 @@ def _compared(adapters: AdapterSet, modules: dict[str, list[int]], options: Comp
     pairs = pairs.assign_coords(cluster=("task", [str(cluster) for cluster in adapters.clusters]))
     if options.draws and "projection" in options.measure.measures and count > 1:
         pairs["null"] = _null(adapters, modules, options)
+    if options.base:
+        found = against_base(adapters.blocks(modules), adapters.names, options.base)
+        pairs = xr.merge([pairs, found], join="outer")
     return pairs
 
 
@@ -173,6 +179,8 @@ def _write_means(pairs: xr.Dataset, results: Path) -> None:
     write_csv(pairs.value.mean("layer").rename("mean_over_layers"), results / "adapters.csv")
     if "null" in pairs:
         _write_table(projection_table(pairs), results / "projection.csv")
+    if "base_value" in pairs:
+        write_csv(pairs.base_value, results / "adapters_base.csv")
 
 
 def projection_table(pairs: xr.Dataset) -> pd.DataFrame:
@@ -208,6 +216,17 @@ def show(pairs: xr.Dataset, found: AdapterMap) -> None:
     """Prints missing updates, the nearest and farthest pairs, the scores, and projections beside chance."""
     for task, module, layer, reason in missing(pairs):
         say(f"missing: {task}, {module}, {layer}: {reason}")
+    if "base_value" in pairs:
+        means = pairs.base_value.mean("layer")
+        rows = [
+            [
+                f"{task}: {module}",
+                *(f"{means.sel(task=task, module=module, base_measure=m):.3g}" for m in means.base_measure.values),
+            ]
+            for task in pairs.task.values
+            for module in pairs.module.values
+        ]
+        show_table("Against the base model, mean over layers", ["", *map(str, means.base_measure.values)], rows)
     names = [str(name) for name in found.mean.tasks]
     if found.tree.reason is not None:
         say(f"no map of adapters: {found.tree.reason}")

@@ -1,6 +1,13 @@
 """The figures of a study, drawn for a paper column: labelled results in, a matplotlib Figure out."""
 
-from run.figures.adapters import adapter_map, adapter_spectra, adapter_tree, distance_heatmaps, distances_by_layer
+from run.figures.adapters import (
+    adapter_map,
+    adapter_spectra,
+    adapter_tree,
+    distance_heatmaps,
+    distances_by_layer,
+    layer_heatmaps_of_adapters,
+)
 from run.figures.geometry import band_shares, cluster_scores, readability_by_layer, spectrum_by_layer, task_maps
 from run.figures.similarity import estimator_gap, layer_boxplot, layer_heatmaps, task_curves
 from run.figures.style import mean_present, same_layer, save
@@ -17,6 +24,7 @@ __all__ = [
     "estimator_gap",
     "layer_boxplot",
     "layer_heatmaps",
+    "layer_heatmaps_of_adapters",
     "loss_bars",
     "mean_present",
     "readability_by_layer",

@@ -42,6 +42,34 @@ def distance_heatmaps(means: xr.Dataset, places: pd.DataFrame, most: int = 3) ->
 
 
 @styled()
+def layer_heatmaps_of_adapters(pairs: xr.Dataset, places: pd.DataFrame, measure: str, most: int = 5) -> Figure:
+    """One measure of all pairs at a few depths, a row for each of the first modules, in the tree's order.
+
+    From the dataset of `results/adapters.nc` and the table of `results/task_map.csv`.
+    """
+    ordered = [str(name) for name in places.sort_values("order").name]
+    modules = [str(module) for module in pairs.module.values][:4]
+    layers = pairs.layer.values
+    chosen = layers[sorted({round(i) for i in np.linspace(0, len(layers) - 1, min(most, len(layers)))})]
+    shown = pairs.value.sel(measure=measure, task_i=ordered, task_j=ordered, module=modules, layer=chosen)
+    values = shown.transpose("module", "layer", "task_i", "task_j").values
+    values = np.where(np.eye(len(ordered), dtype=bool), np.nan, values)
+    side = PAGE / (max(len(chosen), 3) + 0.6)
+    figure = Figure(figsize=(PAGE, 0.4 + side * len(modules)), layout="constrained")
+    grid = figure.subplots(len(modules), len(chosen), squeeze=False)
+    for row, line, module in zip(grid, values, modules, strict=True):
+        row[0].set_ylabel(short(module, 20))
+        for axes, square, layer in zip(row, line, chosen, strict=True):
+            axes.set_facecolor(MISSING["facecolor"])
+            image = axes.imshow(square, vmin=np.nanmin(values), vmax=np.nanmax(values), interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            if row is grid[0]:
+                axes.set_title(f"layer {layer}")
+    figure.colorbar(image, ax=grid, label=measure.replace("_", " "), fraction=0.02)
+    return figure
+
+
+@styled()
 def distances_by_layer(pairs: xr.Dataset, measure: str) -> Figure:
     """One measure by layer, a panel for each module: pairs of one cluster, and pairs of two; median and middle half.
 

@@ -11,10 +11,15 @@ import xarray as xr
 from safetensors.numpy import load_file, save_file
 
 from lorajax.errors import LorajaxError
+from lorajax.lora.adapter import LoraConfig, init_adapter
+from lorajax.lora.peft import save_adapter
+from lorajax.models.checkpoint import load
 from run import adapter_report
 from run import compare_adapters as command
 from run.adapter_set import find_members
 from run.compare_adapters import CompareAdapters, compare_adapters
+from tests.conftest import randomize
+from tests.tiny import TINY, tiny_checkpoint
 
 RANK, LAYERS, MODULES = 3, 4, {"q_proj": (24, 20), "v_proj": (12, 20)}
 
@@ -157,7 +162,14 @@ def test_what_a_report_says(done):
 def test_figures(done):
     _, out, _ = done
     names = {file.stem for file in (out / "figures").iterdir()}
-    assert names == {"adapter_spectra", "adapter_heatmaps", "adapter_layers", "adapter_map", "adapter_tree"}
+    assert names == {
+        "adapter_spectra",
+        "adapter_heatmaps",
+        "adapter_layers",
+        "adapter_layer_heatmaps",
+        "adapter_map",
+        "adapter_tree",
+    }
     assert "c2" in (out / "figures" / "adapter_tree.svg").read_text()
 
 
@@ -211,6 +223,35 @@ def test_a_single_adapter(planted, tmp_path, capsys):
     assert pairs.sizes["task"] == 1
     assert "no map of adapters" in capsys.readouterr().out
     assert [file.stem for file in (tmp_path / "figures").iterdir()] == ["adapter_spectra"]
+
+
+def test_against_the_base_model(tmp_path):
+    """Against dense float64 NumPy from the definitions."""
+    lora = LoraConfig(rank=2, alpha=4)
+    for seed, name in enumerate("ab"):
+        adapter = randomize(init_adapter(TINY, lora, [name], seed=seed), seed, scale=2.0)
+        save_adapter(adapter, lora, tmp_path / "set" / name, base="tiny")
+    base = tiny_checkpoint(tmp_path / "base")
+    options = CompareAdapters((str(tmp_path / "set"),), out=tmp_path / "out", base=str(base), draws=0)
+    own = compare_adapters(options).base_value.sel(task="b", module="self_attn.q_proj", layer=1)
+    W = np.asarray(load(str(base)).model.blocks.self_attn.q_proj.kernel[...][1], np.float64).T
+    factors = adapter["self_attn.q_proj"]
+    update = np.asarray(2 * factors.a[1, 0] @ factors.b[1, 0], np.float64).T
+    u, _, vt = np.linalg.svd(update)
+    norm, inside = np.linalg.norm(update), np.linalg.norm(u[:, :2].T @ W @ vt[:2].T)
+    np.testing.assert_allclose(own.sel(base_measure="relative_norm"), norm / np.linalg.norm(W), rtol=1e-5)
+    np.testing.assert_allclose(own.sel(base_measure="amplification"), norm / inside, rtol=1e-4)
+    cosines = abs(np.linalg.svd(W)[0].T @ np.linalg.svd(W + update)[0][:, :10]).max(0)
+    assert own.sel(base_measure="intruders") == (cosines < 0.5).sum() > 0
+
+
+def test_another_base_model(tmp_path):
+    write_adapter(tmp_path / "c", {tensor("q_proj", 1, "A"): np.ones((3, 5), np.float32), tensor("q_proj", 1, "B"): np.ones((9, 3), np.float32)})  # fmt: skip
+    options = CompareAdapters((str(tmp_path / "c"),), out=tmp_path / "x", base=str(tiny_checkpoint(tmp_path / "base")))
+    with pytest.raises(
+        LorajaxError, match=r"--base .*: self_attn.q_proj has 2 layers of \[32, 32\]; the adapters have"
+    ):
+        compare_adapters(options)
 
 
 @pytest.mark.parametrize(
