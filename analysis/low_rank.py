@@ -148,8 +148,8 @@ def _thin_svd(b, a, scale, tolerance):
     # Brought to size 1 first, so that no product of tiny or huge factors leaves the range of the dtype.
     b, size_b = _normalised(b)
     a, size_a = _normalised(jnp.swapaxes(a, -1, -2))
-    qb, rb = _qr(b)
-    qa, ra = _qr(after(a, qb))
+    qb, rb = jnp.linalg.qr(b)
+    qa, ra = jnp.linalg.qr(after(a, qb))
     core = jnp.einsum("...ij,...kj->...ik", rb, ra, precision=lax.Precision.HIGHEST)
     p, s, wt = jnp.linalg.svd(after(core, qa))
     rank = _rank(s, tolerance)
@@ -167,35 +167,12 @@ def _thin_svd(b, a, scale, tolerance):
 
 @partial(jax.jit, static_argnames="tolerance")
 def _basis(x, tolerance):
-    q, triangle = _qr(_normalised(x)[0])
+    q, triangle = jnp.linalg.qr(_normalised(x)[0])
     p, s, _ = jnp.linalg.svd(after(triangle, q))
     rank = _rank(s, tolerance)
     keep = jnp.arange(s.shape[-1]) < rank[..., None]
     u = jnp.einsum("...di,...ir->...dr", q, p, precision=lax.Precision.HIGHEST)
     return jnp.where(keep[..., None, :], u, 0), rank
-
-
-def _qr(x):
-    """Q `[..., d, r]` and R `[..., r, r]` of tall x, by Cholesky factors where all of them are well-conditioned.
-
-    Three products that run at the full rate, where LAPACK's QR of so narrow a matrix does not: ten times as fast. Done
-    twice, it is as orthogonal as Householder's (Yamamoto et al., ETNA 44, 2015), unless the first factor breaks down:
-    then LAPACK does them all.
-    """
-
-    def once(x):
-        gram = jnp.einsum("...di,...dj->...ij", x, x, precision=lax.Precision.HIGHEST)
-        lower = lax.linalg.cholesky(gram)
-        q = lax.linalg.triangular_solve(lower, x, left_side=False, lower=True, transpose_a=True)
-        return q, jnp.swapaxes(lower, -1, -2)
-
-    size = jnp.linalg.norm(x, axis=-2, keepdims=True)
-    q, r1 = once(x / jnp.where(size > 0, size, 1))
-    q, r2 = once(q)
-    r = jnp.einsum("...ij,...jk->...ik", r2, r1, precision=lax.Precision.HIGHEST) * size
-    off = jnp.einsum("...di,...dj->...ij", q, q, precision=lax.Precision.HIGHEST) - jnp.eye(x.shape[-1], dtype=x.dtype)
-    good = (jnp.abs(off) < 10 * jnp.finfo(x.dtype).eps).all()  # NaN is not
-    return lax.cond(good, lambda: (q, r), lambda: tuple(jnp.linalg.qr(x)))
 
 
 def _rank(s, tolerance):

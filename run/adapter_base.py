@@ -12,6 +12,7 @@ import xarray as xr
 from analysis.base_directions import amplification, base_svd, intruder_dimensions
 from lorajax.errors import LorajaxError
 from lorajax.models.checkpoint import load
+from run.adapter_measures import join_blocks
 from run.adapter_set import Block
 from run.terminal import say
 
@@ -43,9 +44,7 @@ def against_base(blocks: Iterable[Block], names: Sequence[str], base: str) -> xr
                 | {"module": [block.module], "layer": list(block.layers)},
             )
         )
-    joined = xr.combine_by_coords(parts, combine_attrs="drop")
-    assert isinstance(joined, xr.Dataset)
-    return joined
+    return join_blocks(parts)
 
 
 MEASURES = ("intruders", "amplification", "amplification_by_chance", "relative_norm")

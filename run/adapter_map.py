@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -83,6 +84,10 @@ class AdapterMap:
     """Adapters without any distance."""
     unit: str
     """What 1 is."""
+    measure: str
+    """What the distances are."""
+    method: str
+    """Linkage of the tree."""
 
     def dataset(self) -> xr.Dataset:
         """Mean distances `[module, task_i, task_j]`, `all` being their mean, in shares of what the config says."""
@@ -91,10 +96,13 @@ class AdapterMap:
             self.mean.by_module if self.mean.overall is None else np.stack([self.mean.overall, *self.mean.by_module])
         )
         labels = self.modules if self.mean.overall is None else ["all", *self.modules]
+        attrs: dict[str, Any] = {"unit": self.unit, "measure": self.measure, "method": self.method}
+        if len(self.tree.linkage):
+            attrs["linkage"] = self.tree.linkage.ravel()
         return xr.Dataset(
             {"distance": (("module", "task_i", "task_j"), means)},
             coords={"module": labels, "task_i": names, "task_j": names},
-            attrs={"unit": self.unit} | ({"linkage": self.tree.linkage.ravel()} if len(self.tree.linkage) else {}),
+            attrs=attrs,
         )
 
 
@@ -116,6 +124,9 @@ def make_map(pairs: xr.Dataset, names: Sequence[str], clusters: Sequence[str], c
     if measure.startswith("grassmann"):
         chance = pairs.expected.sel(side=measure.removeprefix("grassmann_"))
         expected = chance.transpose("module", "layer", "task_i", "task_j").values.astype(np.float64)
+        # Spaces that are all of a weight's dimensions have no distance to compare with.
+        T = np.where(expected > 0, T, np.nan)
+        expected = np.where(expected > 0, expected, np.nan)
     how = {"expected": expected, "normalise": "own" if expected is None else "expected"}
     mean = mean_distances(T, tasks=list(names), **how)  # type: ignore[arg-type]
     assert mean.overall is not None
@@ -140,10 +151,13 @@ def make_map(pairs: xr.Dataset, names: Sequence[str], clusters: Sequence[str], c
             "support": stability.support,
         }
     )
-    groupings = {"cluster": own}
-    if len({name.split("/")[-1] for name in kept}) < len(kept):
-        groupings["task"] = [name.split("/")[-1] for name in kept]
-    scores = [row for name, labels in groupings.items() for row in _scores(name, mean.overall, labels, config)]
+    tasks = [name.split("/")[-1] for name in kept]
+    if len(set(tasks)) < len(kept):  # adapters of one task are no evidence for clusters of tasks
+        scores = _scores("task", mean.overall, tasks, config)
+        distances, firsts = _by_task(mean.overall, tasks)
+        scores = _scores("cluster", distances, [own[i] for i in firsts], config) + scores
+    else:
+        scores = _scores("cluster", mean.overall, own, config)
     return AdapterMap(
         mean,
         [str(m) for m in pairs.module.values],
@@ -153,6 +167,8 @@ def make_map(pairs: xr.Dataset, names: Sequence[str], clusters: Sequence[str], c
         merges,
         [str(d) for d in mean.dropped],
         "1: by chance" if expected is not None else "1: the mean pair",
+        measure,
+        config.linkage,
     )
 
 
@@ -178,6 +194,17 @@ def _scores(grouping: str, distances: np.ndarray, labels: list[str], config: Map
             | {"adapters": len(known), "groups": len(set(named)), "reason": own.reason or ""}
         )
     return rows
+
+
+def _by_task(distances: np.ndarray, tasks: list[str]) -> tuple[np.ndarray, list[int]]:
+    """Mean distances of the adapters of two tasks `[tasks, tasks]`, 0 of a task and itself; their first adapters."""
+    distinct = list(dict.fromkeys(tasks))
+    member = np.array([[task == name for task in tasks] for name in distinct], float)
+    there = np.isfinite(distances).astype(float)
+    with np.errstate(invalid="ignore"):
+        means = (member @ np.nan_to_num(distances) @ member.T) / (member @ there @ member.T)
+    np.fill_diagonal(means, 0)
+    return means, [tasks.index(name) for name in distinct]
 
 
 def _ranks(tree: Tree, count: int) -> np.ndarray:

@@ -5,8 +5,9 @@ Names of measures, for a pair (i, j) in one module and layer; definitions are in
 grassmann_columns, grassmann_rows   distance of what they write, of what they read     (`analysis.grassmann`)
 ..._share                           the same as a share of what random subspaces of these sizes have
 overlap_columns, overlap_rows       φ of all directions: ‖UᵢᵀUⱼ‖² / the smaller rank    (`analysis.update_similarity`)
-cosine, l2, alignment, interference of the updates as such
-rec, lp, lp_normalised, entropy_s1, entropy_s2, capture_...   update j on the space of i (`analysis.projection`)
+cosine, l2, alignment (of i inside j), interference           of the updates as such
+rec, lp, lp_normalised, entropy_s1, entropy_s2, capture_...   update j on the space of i (`analysis.projection`);
+                                    entropies are shares of the log of the largest rank in the set
 l2_equal_norm, lp_equal_norm, interference_equal_norm         every update scaled to norm 1 first
 sign_common, sign_equal             entries kept by both after trimming, and those of equal sign (on request)
 """
@@ -78,9 +79,18 @@ def measure_pairs(
     for block in blocks:
         tell(f"  {block.module}: {len(block.layers)} layers of {block.shape[0]} x {block.shape[1]}")
         parts.append(_measured(block, list(names), config))
-    joined = xr.combine_by_coords(parts, combine_attrs="drop")
-    assert isinstance(joined, xr.Dataset)
+    joined = join_blocks(parts)
     return joined.assign(reason=joined.reason.fillna(""))
+
+
+def join_blocks(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Results of blocks, each of one module and some layers, as one dataset; NaN where a module has no such layer."""
+    modules = list(dict.fromkeys(str(part.module.values[0]) for part in parts))
+    whole = []
+    for module in modules:
+        own = [part for part in parts if part.module.values[0] == module]
+        whole.append(xr.concat(own, "layer", join="outer", combine_attrs="drop").sortby("layer"))
+    return xr.concat(whole, "module", join="outer", combine_attrs="drop")
 
 
 def _measured(block: Block, names: list[str], config: MeasureConfig) -> xr.Dataset:
@@ -104,6 +114,9 @@ def _measured(block: Block, names: list[str], config: MeasureConfig) -> xr.Datas
     pair, one = ("module", "layer", "task_i", "task_j"), ("task", "module", "layer")
     reasons = missing_reason(updates)
     reasons[reasons == None] = ""  # noqa: E711 (elementwise)
+    reasons[block.absent] = "not adapted"
+    unpaired = (block.absent[:, None] | block.absent[None]).transpose(2, 0, 1)
+    values = {name: np.where(unpaired, np.nan, value) for name, value in values.items()}
     return xr.Dataset(
         {
             "value": (("measure", *pair), np.stack(list(values.values()))[:, None].astype(np.float32)),
@@ -156,7 +169,9 @@ def expectations(ranks, d: int, config: MeasureConfig) -> np.ndarray:
     ranks = np.asarray(ranks).T
     sizes = np.stack(np.broadcast_arrays(ranks[:, :, None], ranks[:, None, :]))
     result = np.full(sizes.shape[1:], math.nan)
-    for p, q in {(int(p), int(q)) for p, q in sizes.reshape(2, -1).T if p and q}:
-        mean = expected_distance(d, p, q, variant=config.variant, unequal=config.unequal).mean
+    sizes = np.sort(sizes, axis=0)
+    for p, q in {(int(p), int(q)) for p, q in sizes.reshape(2, -1).T if p}:
+        draws = 4000 if q <= 32 else 400  # the larger the spaces, the less their distance varies
+        mean = expected_distance(d, p, q, variant=config.variant, unequal=config.unequal, draws=draws).mean
         result[(sizes[0] == p) & (sizes[1] == q)] = mean
     return result

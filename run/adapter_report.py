@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from analysis.inference import holm
+from analysis.inference import benjamini_hochberg
 from lorajax.errors import LorajaxError
 from run import figures
 from run.findings import number
@@ -20,13 +21,18 @@ SURE = 0.05
 SHARE = "grassmann_columns_share"
 
 
-def compared(results: Path) -> dict[str, Any] | None:
-    """`figures` by name, `findings`, the `projections` table and the `scores`; None where nothing was compared yet.
+def compared(results: Path, shared_start: bool = False) -> dict[str, Any] | None:
+    """`figures` by name, `findings`, the `projections` table, the `scores`, and `words` for what was measured.
+
+    None where nothing was compared yet, or was not finished.
+
+    Args:
+      shared_start: all adapters were trained from the same A.
 
     Raises:
       LorajaxError: a file that is there cannot be read.
     """
-    if not (results / "adapters.nc").exists():
+    if not all((results / f"{name}.nc").exists() for name in ("adapters", "task_map")):
         return None
     try:
         pairs, means = (xr.load_dataset(results / f"{name}.nc", engine="h5netcdf") for name in ("adapters", "task_map"))
@@ -38,10 +44,15 @@ def compared(results: Path) -> dict[str, Any] | None:
         )
     except (OSError, ValueError, pd.errors.EmptyDataError) as error:
         raise LorajaxError(f"{results}: the comparison of adapters cannot be read: {error}; do it again") from None
+    if pairs.attrs.get("provenance") != means.attrs.get("provenance"):
+        return None
     places["cluster"] = places["cluster"].fillna("")
+    settings = json.loads(pairs.attrs["provenance"])
     return {
+        "words": {"variant": settings["variant"], "p": f"{settings['p']:g}", "form": settings["form"]}
+        | {name: means.attrs[name] for name in ("measure", "method", "unit")},
         "figures": drawn(pairs, means, places),
-        "findings": [*map_findings(means, scores), *projection_findings(pairs)],
+        "findings": [*map_findings(means, scores), *projection_findings(pairs, shared_start)],
         "projections": projection_rows(pairs),
         "scores": score_rows(scores),
     }
@@ -90,17 +101,22 @@ def map_findings(means: xr.Dataset, scores: pd.DataFrame) -> list[str]:
     return said
 
 
-def projection_findings(pairs: xr.Dataset) -> list[str]:
-    """For how many ordered pairs REC is above what random subspaces give."""
+def projection_findings(pairs: xr.Dataset, shared_start: bool = False) -> list[str]:
+    """For how many ordered pairs REC is above either null model; and what the first of them does not tell."""
     table = _projections(pairs)
     if table is None or not len(table):
         return []
-    sure = int((holm(table.p.to_numpy()) <= SURE).sum())
-    excess = (table.rec - table.chance).mean()
-    return [
-        f"Spectral projections: REC exceeds that of unrelated updates with the same spectra for {sure} of {len(table)} "
-        f"ordered pairs of tasks (family-wise error {SURE:.0%}, by Holm); by {excess:+.3f} in the mean."
-    ]
+    sure, used = (int((benjamini_hochberg(table[p].to_numpy()) <= SURE).sum()) for p in ("p", "p_use"))
+    said = (
+        f"Spectral projections: REC exceeds that of unrelated updates with the same spectra by "
+        f"{(table.rec - table.chance).mean():+.3f} in the mean, and for {sure} of {len(table)} ordered pairs of tasks "
+        f"(false discoveries at most {SURE:.0%}); with the spaces kept and their directions paired by lot, for {used}."
+    )
+    if shared_start:
+        said += (
+            " All adapters started from one A, so what they read overlaps whatever the tasks are; the second counts."
+        )
+    return [said]
 
 
 def projection_rows(pairs: xr.Dataset, most: int = 5) -> list[dict[str, str]]:
@@ -148,6 +164,10 @@ def _projections(pairs: xr.Dataset) -> pd.DataFrame | None:
             "chance": column("rec", "null_mean"),
             "z": column("rec", "z"),
             "p": column("rec", "p_value"),
+            "p_use": pairs["null"]
+            .sel(null_model="permuted_pairs", projection="rec", statistic="p_value")
+            .transpose("task_i", "task_j")
+            .values[i, j],
             "lp": column("lp", "value"),
             "lp_chance": column("lp", "null_mean"),
             "h1": h1,

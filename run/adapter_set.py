@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from analysis.low_rank import ThinSVD, thin_svd
 from lorajax.errors import LorajaxError
 from lorajax.lora.peft import CONFIG, WEIGHTS
-from lorajax.lora.updates import read_updates
+from lorajax.lora.updates import Update, Updates, read_updates
 from run.options import MULTI_TASK
 from run.study_folder import StudyFolder, folder_fingerprint
 
@@ -41,7 +41,9 @@ class Block:
     module: str
     layers: tuple[int, ...]
     updates: ThinSVD
-    """Batched `[adapters, layers]`; an adapter that does not adapt a layer has a zero update there."""
+    """Batched `[adapters, layers]`."""
+    absent: np.ndarray
+    """bool `[adapters, layers]`: the adapter does not adapt that layer; its update is zero here."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -62,7 +64,10 @@ class AdapterSet:
         self.names = [member.name for member in members]
         self.clusters = [member.cluster for member in members]
         self.updates = [read_updates(member.folder) for member in members]
+        self._modules = _short_names(self.updates)
         self.notes = [f"{m.name}: {note}" for m, u in zip(members, self.updates, strict=True) for note in u.notes]
+        if len(bases := sorted({u.base for u in self.updates if u.base})) > 1:
+            self.notes.append(f"the adapters name different base models: {', '.join(bases)}")
         self.shapes = self._checked_shapes()
 
     def fingerprints(self) -> dict[str, str]:
@@ -92,10 +97,10 @@ class AdapterSet:
             for layer in layers:
                 by_shape.setdefault(self.shapes[module, layer], []).append(layer)
             for shape, alike in by_shape.items():
-                yield Block(module, tuple(alike), self._stacked(module, alike, shape))
+                yield self._block(module, alike, shape)
 
-    def _stacked(self, module: str, layers: list[int], shape: tuple[int, int]) -> ThinSVD:
-        found = [[u.modules.get(module, {}).get(layer) for layer in layers] for u in self.updates]
+    def _block(self, module: str, layers: list[int], shape: tuple[int, int]) -> Block:
+        found = [[modules.get(module, {}).get(layer) for layer in layers] for modules in self._modules]
         rank = max(update.A.shape[0] for row in found for update in row if update is not None)
         # A rank above the weight's own sizes is no rank: the factors are taken as they are, and cut by their product.
         width = min(rank, *shape)
@@ -109,14 +114,15 @@ class AdapterSet:
                 b, a = (update.B, update.A) if len(update.A) <= width else _narrowed(update.B, update.A)
                 B[n, k, :, : b.shape[1]], A[n, k, : a.shape[0]] = b, a
                 scale[n, k] = update.scale
-        return thin_svd(B, A, scale)
+        absent = np.array([[update is None for update in row] for row in found])
+        return Block(module, tuple(layers), thin_svd(B, A, scale), absent)
 
     def _checked_shapes(self) -> dict[tuple[str, int], tuple[int, int]]:
         """(out, in) of every module and layer."""
         shapes: dict[tuple[str, int], tuple[int, int]] = {}
         first: dict[tuple[str, int], str] = {}
-        for member, updates in zip(self.members, self.updates, strict=True):
-            for module, layers in updates.modules.items():
+        for member, modules in zip(self.members, self._modules, strict=True):
+            for module, layers in modules.items():
                 for layer, update in layers.items():
                     found, place = (update.B.shape[0], update.A.shape[1]), (module, layer)
                     if shapes.setdefault(place, found) != found:
@@ -126,6 +132,13 @@ class AdapterSet:
                         )
                     first.setdefault(place, str(member.folder))
         return shapes
+
+
+def _short_names(updates: Sequence[Updates]) -> list[Mapping[str, Mapping[int, Update]]]:
+    """The modules of each adapter, without what the names of all of them begin with (`model.layers.*.`)."""
+    starts = {name[: name.find("*.") + 2] for u in updates for name in u.modules}
+    common = starts.pop() if len(starts) == 1 else ""
+    return [{name.removeprefix(common): layers for name, layers in u.modules.items()} for u in updates]
 
 
 def _narrowed(b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -158,7 +171,7 @@ def find_members(
       LorajaxError: a path that names no adapter, two of one name, a cluster file that is not one, or a name that is
         not there.
     """
-    members = [m for path in paths for m in _members(path) if multi_task or m.cluster != MULTI_TASK]
+    members = [member for path in paths for member in _members(path, multi_task)]
     by_name: dict[str, Member] = {}
     for member in members:
         if (other := by_name.get(member.name)) is not None:
@@ -179,7 +192,7 @@ def find_members(
     return [dataclasses.replace(m, cluster=known.get(m.name) or known[m.task]) for m in members]
 
 
-def _members(text: str) -> list[Member]:
+def _members(text: str, multi_task: bool) -> list[Member]:
     match = re.fullmatch(r"([^/=]+)=(.+)", text)
     label, path = (match[1], Path(match[2])) if match and not Path(text).exists() else ("", Path(text))
     if (path / "study.json").exists():
@@ -188,10 +201,10 @@ def _members(text: str) -> list[Member]:
         found = [
             (task, study.adapter(task), facts["cluster"]) for task, facts in tasks.items() if study.is_trained(task)
         ]
-        if study.is_trained(MULTI_TASK):
-            found.append((MULTI_TASK, study.adapter(MULTI_TASK), MULTI_TASK))
+        if multi_task and study.is_trained(MULTI_TASK):
+            found.append((MULTI_TASK, study.adapter(MULTI_TASK), ""))
         if not found:
-            raise LorajaxError(f"{path}: no adapter is trained yet: python -m run.finetune {path}")
+            raise LorajaxError(f"{path}: no control model is trained yet: python -m run.finetune {path}")
         return [Member(f"{label}/{name}" if label else name, folder, cluster) for name, folder, cluster in found]
     if (path / CONFIG).exists():
         return [Member(label or path.resolve().name, path, "")]
@@ -216,7 +229,7 @@ def _from_hub(name: str) -> Path:
 
 def _read_clusters(file: Path) -> dict[str, str]:
     try:
-        with file.open(encoding="utf-8", newline="") as lines:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
             rows = list(reader)
     except (OSError, UnicodeDecodeError) as error:

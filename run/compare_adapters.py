@@ -36,6 +36,7 @@ from run.adapter_map import AdapterMap, MapConfig, make_map
 from run.adapter_measures import MeasureConfig, measure_pairs
 from run.adapter_set import AdapterSet, find_members
 from run.lock import study_lock
+from run.study_folder import StudyFolder
 from run.task_results import write, write_csv
 from run.terminal import command, say, show_table
 
@@ -74,6 +75,11 @@ class CompareAdapters:
             raise LorajaxError("name a study or adapters; --help tells more")
         if self.draws < 0:
             raise LorajaxError(f"--draws must be 0 (none) or more, found {self.draws}")
+        family = "grassmann" if self.map.map_measure.startswith("grassmann") else "distances"
+        if family not in self.measure.measures:
+            raise LorajaxError(f"--measures: the map needs {family} for --map-measure {self.map.map_measure}")
+        if self.measure.variant == "martin" and family == "grassmann":
+            raise LorajaxError("--variant martin is infinite at right angles and makes no map; name another variant")
         if self.out is None and not self._is_study:
             raise LorajaxError("--out: name a folder for the results of adapters that are in no one study")
 
@@ -100,12 +106,12 @@ def compare_adapters(options: CompareAdapters) -> xr.Dataset:
         if pairs is None:
             pairs = _compared(adapters, modules, options)
             pairs.attrs["provenance"] = provenance
-            write(pairs, results / "adapters.nc")
             _write_means(pairs, results)
+            write(pairs, results / "adapters.nc")  # last: what says that all of it is there
         else:
             say(f"{results / 'adapters.nc'}: up to date")
         found = make_map(pairs, adapters.names, adapters.clusters, options.map)
-        _write_map(found, results)
+        _write_map(found, provenance, results)
         draw(pairs, found, options.folder / "figures")
     show(pairs, found)
     return pairs
@@ -172,11 +178,26 @@ def _null(adapters: AdapterSet, modules: dict[str, list[int]], options: CompareA
     )
 
 
+def is_compared(study: StudyFolder) -> bool:
+    """Whether a comparison of the study's trained control adapters as they are now is there, with whatever settings."""
+    file = study.results / "adapters.nc"
+    if not file.exists():
+        return False
+    try:
+        with xr.open_dataset(file, engine="h5netcdf") as found:
+            adapters = json.loads(found.attrs.get("provenance", "{}")).get("adapters")
+    except (OSError, ValueError):
+        return False
+    return adapters == AdapterSet(find_members((str(study.path),))).fingerprints()
+
+
 # --- what is written and shown ----------------------------------------------------------------------------------------
 
 
 def _write_means(pairs: xr.Dataset, results: Path) -> None:
     write_csv(pairs.value.mean("layer").rename("mean_over_layers"), results / "adapters.csv")
+    for name in ("projection", "adapters_base"):  # of another comparison, when this one has none
+        (results / f"{name}.csv").unlink(missing_ok=True)
     if "null" in pairs:
         _write_table(projection_table(pairs), results / "projection.csv")
     if "base_value" in pairs:
@@ -195,8 +216,8 @@ def projection_table(pairs: xr.Dataset) -> pd.DataFrame:
     return pd.concat([own, rest], axis=1).reset_index()
 
 
-def _write_map(found: AdapterMap, results: Path) -> None:
-    write(found.dataset(), results / "task_map.nc")
+def _write_map(found: AdapterMap, provenance: str, results: Path) -> None:
+    write(found.dataset().assign_attrs(provenance=provenance), results / "task_map.nc")
     for table, name in ((found.places, "task_map"), (found.scores, "task_map_scores"), (found.merges, "task_tree")):
         _write_table(table, results / f"{name}.csv")
 
@@ -228,8 +249,10 @@ def show(pairs: xr.Dataset, found: AdapterMap) -> None:
         ]
         show_table("Against the base model, mean over layers", ["", *map(str, means.base_measure.values)], rows)
     names = [str(name) for name in found.mean.tasks]
+    for name in found.dropped:
+        say(f"not on the map, without any distance: {name}")
     if found.tree.reason is not None:
-        say(f"no map of adapters: {found.tree.reason}")
+        say(f"no map of adapters: {found.tree.reason} (by their numbers in task_map.csv, from 0)")
         return
     distances = found.mean.overall
     assert distances is not None

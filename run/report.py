@@ -76,7 +76,7 @@ def build(study: Path) -> Path:
         drawn["readability"] = figures.readability_by_layer(correlations)
     if ablation is not None:
         drawn["ablation"] = figures.band_shares(ablation)
-    adapters = adapter_report.compared(results)
+    adapters = adapter_report.compared(results, folder.record["config"].get("init") == "shared")
     if adapters is not None:
         drawn |= adapters["figures"]
     paths = {name: figures.save(figure, study / "figures" / f"{name}.svg") for name, figure in drawn.items()}

@@ -20,7 +20,7 @@ import tyro
 from lorajax.errors import LorajaxError
 from run import cka_all_layers, embed_tasks, readability, report, spectrum
 from run.ablate_layers import AblateLayers, ablate_layers
-from run.compare_adapters import CompareAdapters, compare_adapters
+from run.compare_adapters import CompareAdapters, compare_adapters, is_compared
 from run.comparison import Comparison
 from run.finetune import Finetune, complain, finetune
 from run.lock import study_lock
@@ -58,7 +58,8 @@ def study(options: Study) -> None:
         measure(folder, bench)
         if options.ablation_examples:
             ablate(folder, bench, options.ablation_examples)
-        compare_adapters(CompareAdapters((str(folder.path),)))
+        if not is_compared(folder):
+            compare_adapters(CompareAdapters((str(folder.path),)))
         say(f"report: {report.build(folder.path).absolute()}")
     complain(folder)
 

@@ -2,7 +2,7 @@
 
 `load_adapter` fits an adapter to a model it knows. Here only the adapter's own two files are read, and names are taken
 as they come: `base_model.model.bert.encoder.layer.3.attention.self.query.lora_A.weight` is layer 3 of the module
-`bert.encoder.layer.*.attention.self.query`, and what all modules of an adapter begin with is left away.
+`bert.encoder.layer.*.attention.self.query`.
 """
 
 from __future__ import annotations
@@ -89,8 +89,7 @@ def read_updates(folder: Path) -> Updates:
         notes.append(f"{', '.join(sorted(outside)[:3])}: in no numbered layer, not compared")
     if not found:
         raise LorajaxError(f"{file}: holds no LoRA tensors of a module in a numbered layer")
-    common = _common_start(list(found))
-    modules = {name.removeprefix(common): dict(sorted(found[name].items())) for name in sorted(found)}
+    modules = {name: dict(sorted(found[name].items())) for name in sorted(found)}
     return Updates(modules, str(keys["base_model_name_or_path"] or ""), tuple(notes))
 
 
@@ -120,9 +119,3 @@ def _factors(file: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], int]
     except (AttributeError, TypeError, SafetensorError) as error:
         raise LorajaxError(f"{file}: {error}; expected tensors in float32, float16 or bfloat16") from error
     return read, others  # type: ignore[return-value]
-
-
-def _common_start(names: list[str]) -> str:
-    """What all names begin with, up to and with the layer's `*.`; empty where they differ before it."""
-    starts = {name[: name.index("*.") + 2] if "*." in name else "" for name in names}
-    return starts.pop() if len(starts) == 1 else ""

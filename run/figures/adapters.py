@@ -108,6 +108,8 @@ def distances_by_layer(pairs: xr.Dataset, measure: str) -> Figure:
 
 def _band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str) -> None:
     there = np.isfinite(values).any(1)
+    if not there.any():
+        return
     low, middle, high = np.nanpercentile(values[there], [25, 50, 75], axis=1)
     axes.plot(x[there], middle, color=colour, linewidth=1.4, marker="." if there.sum() < 3 else None)
     axes.fill_between(x[there], low, high, color=colour, alpha=0.13, linewidth=0)

@@ -64,7 +64,7 @@ def test_the_same_update_from_other_factors():
 
 @pytest.mark.parametrize("condition", [1, 1e2, 2e3, 1e5])
 def test_factors_of_any_condition(condition):
-    """Orthonormal to 3e-6, and the product that of float64, where Cholesky factors serve and where they do not."""
+    """Orthonormal to 3e-6, and the product that of float64."""
     rng = np.random.default_rng(0)
     left, right = (np.linalg.qr(rng.standard_normal((3, n, 5)))[0] for n in (200, 5))
     B = ((left * np.geomspace(1, 1 / condition, 5)) @ np.swapaxes(right, 1, 2)).astype(np.float32)

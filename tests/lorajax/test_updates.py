@@ -36,10 +36,10 @@ def test_a_model_that_is_not_known_here(tmp_path):
     )
     updates = read_updates(write(tmp_path / "a", tensors))
     assert {module: list(layers) for module, layers in updates.modules.items()} == {
-        "attention.self.query": [0, 11],
-        "attention.self.value": [0],
+        "bert.encoder.layer.*.attention.self.query": [0, 11],
+        "bert.encoder.layer.*.attention.self.value": [0],
     }
-    found = updates.modules["attention.self.query"][11]
+    found = updates.modules["bert.encoder.layer.*.attention.self.query"][11]
     np.testing.assert_array_equal(found.B, tensors[BERT.format(11, "query") + ".lora_B.weight"])
     np.testing.assert_array_equal(found.A, tensors[BERT.format(11, "query") + ".lora_A.weight"])
     assert found.scale == 4
@@ -54,7 +54,7 @@ def test_the_same_as_on_the_model(tmp_path):
     save_adapter(adapter, lora, tmp_path / "a", base="tiny")
     updates = read_updates(tmp_path / "a")
     for path, module in adapter.items():
-        for layer, update in updates.modules[path].items():
+        for layer, update in updates.modules[f"model.layers.*.{path}"].items():
             expected = np.asarray(module.scale[layer, 0] * module.a[layer, 0] @ module.b[layer, 0]).T
             np.testing.assert_allclose(update.scale * update.B @ update.A, expected, rtol=1e-5, atol=1e-7)
 
@@ -65,9 +65,9 @@ def test_ranks_and_alphas_by_pattern(tmp_path):
     )
     keys = {"rank_pattern": {"layer.0.attention.self.query": 4}, "alpha_pattern": {"value": 3}, "use_rslora": True}
     modules = read_updates(write(tmp_path / "a", tensors, **keys)).modules
-    assert modules["attention.self.query"][0].scale == 8 / 4**0.5
-    assert modules["attention.self.query"][1].scale == 8 / 2**0.5
-    assert modules["attention.self.value"][1].scale == 3 / 2**0.5
+    assert modules["bert.encoder.layer.*.attention.self.query"][0].scale == 8 / 4**0.5
+    assert modules["bert.encoder.layer.*.attention.self.query"][1].scale == 8 / 2**0.5
+    assert modules["bert.encoder.layer.*.attention.self.value"][1].scale == 3 / 2**0.5
 
 
 def test_encoder_and_decoder_keep_their_names(tmp_path):
@@ -90,7 +90,7 @@ def test_what_is_no_low_rank_update_is_told_of(tmp_path):
     updates = read_updates(
         write(tmp_path / "a", tensors, use_dora=True, modules_to_save=["classifier"], bias="lora_only")
     )
-    assert list(updates.modules) == ["attention.self.query"]
+    assert list(updates.modules) == ["bert.encoder.layer.*.attention.self.query"]
     assert updates.notes == (
         "1 tensors beside the low-rank updates (whole modules, biases) are not compared",
         "DoRA: its low-rank part is compared, before magnitudes are set",

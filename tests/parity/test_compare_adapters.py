@@ -50,7 +50,7 @@ def test_updates_are_those_of_peft(folder, kind):
     assert len(places) == len(expected[kind]) == (2 if kind == "some_layers" else 4)
     for name, update in expected[kind].items():
         layer, side = int(name.split(".layer.")[1][0]), name.rsplit(".", 1)[1]
-        own = places[f"attention.self.{side}", layer]
+        own = places[f"bert.encoder.layer.*.attention.self.{side}", layer]
         np.testing.assert_allclose(own.scale * own.B @ own.A, update, atol=1e-6 * abs(update).max())
     assert any("DoRA" in note for note in found.notes) == (kind == "dora")
 

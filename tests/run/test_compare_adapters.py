@@ -210,12 +210,50 @@ def test_missing_updates_are_named_and_the_rest_is_computed(planted, tmp_path, c
     told = capsys.readouterr().out
     assert "missing: zero, self_attn.q_proj, layer 1: the update is zero" in told
     assert "missing: broken, self_attn.q_proj, layer 1: the update is not finite" in told
-    assert "missing: narrow, self_attn.q_proj, layers 0 to 3: the update is zero" in told
+    assert "missing: narrow, self_attn.q_proj, layers 0 to 3: not adapted" in told
     own = pairs.value.sel(measure="grassmann_columns", task_i="whole")
     assert np.isnan(own.sel(module="self_attn.q_proj", layer=1, task_j=["zero", "broken", "narrow"])).all()
     np.testing.assert_allclose(own.sel(layer=2, task_j="zero"), 0, atol=1e-4)
     assert pairs["rank"].sel(task="narrow", module="self_attn.v_proj", layer=0) == 2
     np.testing.assert_allclose(own.sel(module="self_attn.v_proj", task_j="narrow"), np.pi / 2, atol=1e-4)
+
+
+def test_modules_and_layers_that_differ(planted, tmp_path):
+    """Weights of two shapes in turn, layers that are adapted in one module only, a module of one adapter."""
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        sizes = {("q_proj", layer): (24 if layer % 2 else 16, 20) for layer in range(4)} | {("v_proj", 2): (12, 20)}
+        if name == "a":
+            sizes |= {("o_proj", 1): (20, 20), ("o_proj", 7): (20, 20)}
+        tensors = {}
+        for (module, layer), (out, size) in sizes.items():
+            tensors[tensor(module, layer, "A")] = rng.standard_normal((RANK, size)).astype(np.float32)
+            tensors[tensor(module, layer, "B")] = rng.standard_normal((out, RANK)).astype(np.float32)
+        write_adapter(tmp_path / "set" / name, tensors)
+    pairs = compare_adapters(CompareAdapters((str(tmp_path / "set"),), out=tmp_path / "out", draws=10))
+    assert pairs.layer.values.tolist() == [0, 1, 2, 3, 7]
+    own = pairs.value.sel(measure="cosine", task_i="a", task_j="b")
+    assert np.isfinite(own.sel(module="self_attn.q_proj", layer=[0, 1, 2, 3])).all()
+    assert np.isfinite(own.sel(module="self_attn.v_proj")).sum() == 1
+    assert np.isnan(own.sel(module="self_attn.o_proj")).all()
+    assert pairs.reason.sel(task="b", module="self_attn.o_proj", layer=7) == "not adapted"
+    B, A = (load_file(tmp_path / "set" / "a" / "adapter_model.safetensors")[tensor("q_proj", 1, f)] for f in "BA")
+    expected = 2 * np.linalg.norm(B @ A)
+    np.testing.assert_allclose(pairs.norm.sel(task="a", module="self_attn.q_proj", layer=1), expected, rtol=1e-5)
+    assert adapter_report.compared(tmp_path / "out" / "results") is not None
+
+
+def test_adapters_of_one_task_are_no_evidence_for_clusters(planted, tmp_path):
+    """Two copies of each: clusters are scored over tasks, as with one copy, and tasks beside them."""
+    options = {"clusters": planted / "clusters.csv", "draws": 0, "modules": ("v_proj",), "layers": (0, 1)}
+    compare_adapters(CompareAdapters((f"x={planted}", f"y={planted}"), out=tmp_path / "two", **options))
+    compare_adapters(CompareAdapters((str(planted),), out=tmp_path / "one", **options))
+    two, one = (rows(tmp_path / name / "results" / "task_map_scores.csv") for name in ("two", "one"))
+    assert [row["grouping"] for row in two] == ["cluster"] * 6 + ["task"] * 6
+    for a, b in zip(two[:6], one, strict=True):
+        assert float(a["value"]) == pytest.approx(float(b["value"]), abs=1e-4)
+        assert a["adapters"] == b["adapters"] == "12"
+    assert float(two[6]["value"]) == 1
 
 
 def test_a_single_adapter(planted, tmp_path, capsys):
@@ -267,7 +305,7 @@ def test_another_base_model(tmp_path):
         (["{planted}", "--out", "{out}", "--clusters", "{planted}/a0/adapter_config.json"], "expected the columns name and cluster"),
         (["{planted}", "--out", "{out}", "--map-measure", "rec"], "--map-measure is one of grassmann_columns"),
         (["{planted}", "--out", "{out}", "--p", "0.5"], "--p must be at least 1"),
-        (["{planted}", "--out", "{out}", "--measures", "projection", "--draws", "0"], "not among the measures computed"),
+        (["{planted}", "--out", "{out}", "--measures", "projection", "--draws", "0"], "--measures: the map needs grassmann"),
         ([], "name a study or adapters"),
     ],
 )  # fmt: skip
