@@ -1,4 +1,4 @@
-"""All measures of pairs of adapters, as labelled results: module by module, so that one module's updates are in memory.
+"""All measures of pairs of adapters, as labelled results, module by module.
 
 Names of measures, for a pair (i, j) in one module and layer; definitions are in the modules of `analysis`:
 
