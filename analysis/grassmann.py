@@ -186,7 +186,7 @@ def expected_distance(
     small, large = sorted((p, q))
     rng = np.random.default_rng(seed)
     # U, d × small, random; the other space spans the first `large` axes: cosines are those of U's first rows.
-    top, rest = _wishart_root(rng, draws, small, large), _wishart_root(rng, draws, small, d - large)
+    top, rest = wishart_root(rng, draws, small, large), wishart_root(rng, draws, small, d - large)
     # Singular values of top · R⁻¹ with RᵀR = topᵀtop + restᵀrest are the cosines, those of rest · R⁻¹ the sines.
     lower = np.swapaxes(np.asarray(np.linalg.qr(np.concatenate([top, rest], 1), mode="r")), 1, 2)
     cos, sin = (
@@ -201,7 +201,7 @@ def expected_distance(
     return Expected(float(values.mean()), float(values.std(ddof=1)))
 
 
-def _wishart_root(rng, draws, size, freedom):
+def wishart_root(rng, draws, size, freedom):
     """Matrices T `[draws, min(freedom, size), size]` with TᵀT Wishart of that many degrees of freedom (Bartlett)."""
     rows = min(freedom, size)
     t = np.triu(rng.standard_normal((draws, rows, size)), 1)

@@ -50,6 +50,7 @@ import numpy as np
 from jax import lax
 
 from analysis.arrays import check_choice
+from analysis.grassmann import wishart_root
 from analysis.low_rank import ThinSVD
 from analysis.projection import (
     EntropyUnit,
@@ -158,10 +159,7 @@ def haar_blocks(rng: np.random.Generator, draws: int, d: int, r: int) -> np.ndar
     """
     top = rng.standard_normal((draws, r, r))
     # The other d - r rows of a Gaussian matrix count by their triangular factor only (Bartlett).
-    rows = min(d - r, r)
-    rest = np.triu(rng.standard_normal((draws, rows, r)), 1)
-    diagonal = np.arange(rows)
-    rest[:, diagonal, diagonal] = np.sqrt(rng.chisquare(d - r - diagonal, (draws, rows)))
+    rest = wishart_root(rng, draws, r, d - r)
     q, triangle = np.linalg.qr(np.concatenate([top, rest], 1))
     # Signs of the diagonal are LAPACK's and depend on the rows; the factor that makes Q uniform has positive ones.
     return q[:, :r] * np.sign(np.diagonal(triangle, axis1=1, axis2=2))[:, None]

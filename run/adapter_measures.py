@@ -25,7 +25,7 @@ import xarray as xr
 
 from analysis.grassmann import Unequal, Variant, expected_distance, grassmann_all_pairs
 from analysis.low_rank import ThinSVD, missing_reason, scaled_to_unit
-from analysis.projection import Form, projection_all_pairs
+from analysis.projection import Form, inner_products, projection_all_pairs
 from analysis.signs import sign_agreement
 from analysis.update_similarity import (
     cosine,
@@ -156,12 +156,8 @@ def _distances(updates: ThinSVD) -> dict[str, np.ndarray]:
 
 def chordal_overlap(basis, fewer):
     """‖UᵢᵀUⱼ‖² / min(rank) `[K, N, N]`, from bases `[N, K, d, r]`: 1 where one space holds the other, NaN for none."""
-    squares = jnp.stack([jnp.sum(_gram(basis[:, k]) ** 2, (-2, -1)) for k in range(basis.shape[1])])
+    squares = jnp.stack([(inner_products(basis[:, k]) ** 2).sum((-2, -1)) for k in range(basis.shape[1])])
     return jnp.where(fewer > 0, squares / jnp.where(fewer > 0, fewer, 1), jnp.nan)
-
-
-def _gram(bases):
-    return jnp.einsum("ndr,mds->nmrs", bases, bases, precision="highest")
 
 
 def expectations(ranks, d: int, config: MeasureConfig) -> np.ndarray:

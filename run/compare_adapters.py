@@ -36,8 +36,8 @@ from run.adapter_map import AdapterMap, MapConfig, make_map
 from run.adapter_measures import MeasureConfig, measure_pairs
 from run.adapter_set import AdapterSet, find_members
 from run.lock import study_lock
-from run.study_folder import StudyFolder
-from run.task_results import write, write_csv
+from run.study_folder import StudyFolder, folder_fingerprint
+from run.task_results import read, write, write_csv
 from run.terminal import command, say, show_table
 
 NULLS = ("random_subspaces", "permuted_pairs")
@@ -136,13 +136,8 @@ def _provenance(adapters: AdapterSet, modules: dict[str, list[int]], options: Co
 
 def _written(file: Path, provenance: str) -> xr.Dataset | None:
     """The result that is there, if it was made so."""
-    if not file.exists():
-        return None
-    try:
-        found = xr.load_dataset(file, engine="h5netcdf")
-    except (OSError, ValueError) as error:
-        raise LorajaxError(f"{file}: cannot be read as netCDF: {error}; delete it to have it made again") from None
-    return found if found.attrs.get("provenance") == provenance else None
+    found = read(file)
+    return None if found is None or found.attrs.get("provenance") != provenance else found
 
 
 def _compared(adapters: AdapterSet, modules: dict[str, list[int]], options: CompareAdapters) -> xr.Dataset:
@@ -179,16 +174,13 @@ def _null(adapters: AdapterSet, modules: dict[str, list[int]], options: CompareA
 
 
 def is_compared(study: StudyFolder) -> bool:
-    """Whether a comparison of the study's trained control adapters as they are now is there, with whatever settings."""
-    file = study.results / "adapters.nc"
-    if not file.exists():
+    """Whether the study's control adapters as they are now were compared, with whatever settings, and mapped."""
+    written = [read(study.results / f"{name}.nc") for name in ("adapters", "task_map")]
+    made = {"" if found is None else found.attrs.get("provenance", "") for found in written}
+    if len(made) > 1 or "" in made:
         return False
-    try:
-        with xr.open_dataset(file, engine="h5netcdf") as found:
-            adapters = json.loads(found.attrs.get("provenance", "{}")).get("adapters")
-    except (OSError, ValueError):
-        return False
-    return adapters == AdapterSet(find_members((str(study.path),))).fingerprints()
+    now = {member.name: folder_fingerprint(member.folder) for member in find_members((str(study.path),))}
+    return json.loads(made.pop())["adapters"] == now
 
 
 # --- what is written and shown ----------------------------------------------------------------------------------------

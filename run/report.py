@@ -30,6 +30,7 @@ from run.layer_findings import ablation_findings, band_findings, cluster_finding
 from run.options import StudyConfig
 from run.study_folder import StudyFolder
 from run.tables import ablation_table, bands_table, cka_table, loss_table, missing_layers
+from run.task_results import read
 from run.terminal import command, say
 
 
@@ -140,12 +141,9 @@ def read_cka(file: Path) -> xr.Dataset | None:
 
 def read_netcdf(file: Path, variable: str) -> xr.Dataset | None:
     """Labelled results that hold `variable`, or None when there are none yet."""
-    if not file.exists():
+    ds = read(file)
+    if ds is None:
         return None
-    try:
-        ds = xr.load_dataset(file, engine="h5netcdf")
-    except (OSError, ValueError) as error:
-        raise LorajaxError(f"{file}: cannot be read as netCDF: {error}") from None
     if variable not in ds.variables:
         raise LorajaxError(f"{file}: no variable {variable}; delete the file and compute it again")
     return ds

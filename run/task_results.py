@@ -52,6 +52,20 @@ class TaskResults:
         return joined
 
 
+def read(file: Path) -> xr.Dataset | None:
+    """The dataset in `file`, or None when there is none yet.
+
+    Raises:
+      LorajaxError: it cannot be read.
+    """
+    if not file.exists():
+        return None
+    try:
+        return xr.load_dataset(file, engine="h5netcdf")
+    except (OSError, ValueError) as error:
+        raise LorajaxError(f"{file}: cannot be read as netCDF: {error}; delete it to have it made again") from None
+
+
 def write(dataset: xr.Dataset, file: Path) -> None:
     """Writes `dataset` to `file`, whole or not at all."""
     # Made in memory first: HDF5 does not survive a full disk, Python does.
