@@ -17,6 +17,7 @@ from lorajax.errors import LorajaxError
 from lorajax.lora.peft import load_adapter
 from run import cka_all_layers, export, finetune, report, study
 from run.__main__ import COMMANDS
+from run.compare_adapters import is_compared
 from run.finetune import Finetune, even_groups, pending_groups
 from run.options import StudyConfig
 from run.study_folder import StudyFolder
@@ -72,6 +73,12 @@ def test_study_holds_what_it_says(done):
     assert not [p for p in done.rglob("*") if p.name.startswith(".")]  # nothing half-written
     assert len(list((done / "training").glob("*/fleet.json"))) == 2
     assert not list((done / "training").glob("*/checkpoints"))
+
+
+def test_a_comparison_of_adapters_counts_with_its_map_only(copy):
+    assert is_compared(StudyFolder.open(copy))
+    (copy / "results" / "task_map.nc").unlink()
+    assert not is_compared(StudyFolder.open(copy))
 
 
 def test_cka_is_labelled_and_missing_where_constant(done):
