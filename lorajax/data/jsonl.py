@@ -1,85 +1,120 @@
 """Tasks from a folder of JSONL files: one record a line, `{task, cluster, definition?, input, targets, options?}`.
 
 `folder/**/*.jsonl` and `*.jsonl.gz` are read, in name order; names that begin with a dot are passed over. A record may
-name its `split` (SPLITS). The rows of a task that names none are split by a hash of the input, so that equal inputs are
-on one side and the same inputs of two tasks are split alike. Both sides are in the order of that hash: a part of either
-is not sorted by label, whatever the order of the file.
+name its `split`, and what it is about (`doc`): rows of one `doc` are on the same side. How the rows of a task that
+names no split are split: `lorajax.data.splits`.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lorajax.data.reading import Reading
+from lorajax.data.sources import Limits
+from lorajax.data.splits import Row, make_task, read_split
 from lorajax.data.task import Example, Task
 from lorajax.errors import LorajaxError
 
-#: Values of `split`, in any case. Dev rows are left out, or stand in for the test rows of a task that has none.
-#: "dev/test" is what sources without a train part say of all their rows; it parts nothing, as if it were not there.
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "dev": "dev",
-    "val": "dev",
-    "valid": "dev",
-    "validation": "dev",
-    "dev/test": None,
-}
 NAME_BYTES = 100
 
-Row = tuple[Example, str | None, str]
+
+class JsonlFolder:
+    """The tasks of a folder of JSONL files. Which there are is known when all files were read, which is done once."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._tasks: dict[str, Task] | None = None
+
+    def clusters(self, reading: Reading) -> dict[str, str]:
+        """The cluster of every task, in the order of names."""
+        if self._tasks is None:
+            self._tasks = read_folder(self._folder, reading=reading)
+        return {name: self._tasks[name].cluster for name in sorted(self._tasks)}
+
+    def read(self, names: Sequence[str], limits: Limits, reading: Reading) -> dict[str, Task]:
+        """The tasks `names`, whole."""
+        self.clusters(reading)
+        assert self._tasks is not None
+        return {name: self._tasks[name] for name in names}
 
 
-def read_folder(folder: Path, *, test_share: float = 0.2) -> dict[str, Task]:
+def open_source(where: str) -> JsonlFolder:
+    """The source of `--data PATH`."""
+    return JsonlFolder(Path(where).expanduser())
+
+
+def read_folder(folder: Path, *, test_share: float = 0.2, reading: Reading | None = None) -> dict[str, Task]:
     """Every task under `folder`, or of one file, by name.
 
     Raises:
       LorajaxError: no files, a line that is not a valid record (file and line number), a task with no rows to train on
         or none to test on, or a task that appears in two clusters.
     """
+    reading = reading or Reading()
     rows: dict[str, list[Row]] = {}
     for file in _files(folder):
         found = 0
-        for found, (where, record) in enumerate(read_records(file), 1):  # noqa: B007 (read after the loop)
-            example, split = _example(record, where)
-            examples = rows.setdefault(example.task, [])
-            examples.append((example, split, where))
-            if (first := examples[0][0].cluster) != example.cluster:
-                raise LorajaxError(
-                    f"{where}: task {example.task!r} is in cluster {example.cluster!r}; earlier rows say {first!r}"
-                )
+        for where, record in read_records(file, reading):
+            found += 1
+            try:
+                row = _row(record, where)
+                task, cluster = row.example.task, row.example.cluster
+                reading.row(task)
+                examples = rows.setdefault(task, [])
+                if examples and (first := examples[0].example.cluster) != cluster:
+                    raise LorajaxError(f"{where}: task {task!r} is in cluster {cluster!r}; earlier rows say {first!r}")
+            except LorajaxError as error:
+                reading.bad(error)
+            else:
+                examples.append(row)
         if not found:
             raise LorajaxError(f"{file}: is empty; expected a record on each line")
-    return {name: _task(name, examples, test_share) for name, examples in rows.items()}
+    return {name: make_task(name, examples, test_share=test_share) for name, examples in rows.items() if examples}
 
 
-def read_records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The JSON objects of a file, each with "file:line" for messages; blank lines are passed over."""
-    number, open_text = 0, gzip.open if file.name.endswith(".gz") else open
+def read_records(file: Path, reading: Reading) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON objects of a file, each with "file:line" for messages; blank lines are passed over.
+
+    Raises:
+      LorajaxError: the file cannot be read to its end, or a line is no JSON object and `reading` allows no such line.
+    """
+    number, open_file = 0, gzip.open if file.name.endswith(".gz") else open
     try:
-        with open_text(file, "rt", encoding="utf-8") as lines:
+        with open_file(file, "rb") as lines:  # decoded line by line, so that a bad byte has its line's number
             for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
                 where = f"{file}:{number}"
                 try:
-                    record = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise LorajaxError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
-                except (ValueError, RecursionError) as error:  # a number or a nesting that Python will not read
-                    raise LorajaxError(f"{where}: not JSON: {error}") from None
-                if not isinstance(record, dict):
-                    raise LorajaxError(f"{where}: expected a JSON object, found {type(record).__name__}")
-                yield where, record
-    except (EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
+                    record = _parse(line, where)
+                except LorajaxError as error:
+                    reading.bad(error)
+                else:
+                    if record is not None:
+                        yield where, record
+    except (EOFError, OSError, zlib.error) as error:
         raise LorajaxError(f"{file}:{number + 1}: could not be read: {error}") from None
+
+
+def _parse(line: bytes, where: str) -> dict[str, Any] | None:
+    """The object of a line; None for a blank one."""
+    if not line.strip():
+        return None
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise LorajaxError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
+    except UnicodeDecodeError as error:
+        raise LorajaxError(f"{where}: not UTF-8: byte {line[error.start]:#04x} at place {error.start + 1}") from None
+    except (ValueError, RecursionError) as error:  # a number or a nesting that Python will not read
+        raise LorajaxError(f"{where}: not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise LorajaxError(f"{where}: expected a JSON object, found {type(record).__name__}")
+    return record
 
 
 def _files(folder: Path) -> list[Path]:
@@ -101,17 +136,21 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _example(record: dict[str, Any], where: str) -> tuple[Example, str | None]:
+def check_name(kind: str, name: str, where: str) -> None:
+    """Raises LorajaxError unless `name`, of a task or cluster, can name a folder and stand in a figure."""
+    if not name.isprintable() or name[:1] in ("", ".") or set(name) & set("/\\") or len(name.encode()) > NAME_BYTES:
+        raise LorajaxError(
+            f"{where}: {kind} {name!r}: this name cannot be used; expected printable text of at most {NAME_BYTES} "
+            "bytes, with no / or \\ and no dot at its beginning"
+        )
+
+
+def _row(record: dict[str, Any], where: str) -> Row:
     for key in ("task", "cluster", "input"):
         if not isinstance(record.get(key), str) or not record[key].strip():
             raise LorajaxError(f"{where}: {key!r} must be a non-empty text, found {record.get(key)!r}")
-    for key in ("task", "cluster"):  # names of folders and of figures
-        name = record[key]
-        if not name.isprintable() or name[0] == "." or set(name) & set("/\\") or len(name.encode()) > NAME_BYTES:
-            raise LorajaxError(
-                f"{where}: {key} {name!r}: this name cannot be used; expected printable text of at most {NAME_BYTES} "
-                "bytes, with no / or \\ and no dot at its beginning"
-            )
+    for key in ("task", "cluster"):
+        check_name(key, record[key], where)
     targets = record.get("targets")
     if not isinstance(targets, list) or not targets or not all(isinstance(t, str) and t.strip() for t in targets):
         raise LorajaxError(f"{where}: 'targets' must be a list of at least one non-empty text, found {targets!r}")
@@ -125,9 +164,9 @@ def _example(record: dict[str, Any], where: str) -> tuple[Example, str | None]:
     for key, values in texts.items():
         if half := re.search(r"[\ud800-\udfff]", "\n".join(values)):
             raise LorajaxError(f"{where}: {key!r} holds {half[0]!r}, half of a character; expected valid Unicode")
-    split = record.get("split")
-    if split is not None and (not isinstance(split, str) or split.lower() not in SPLITS):
-        raise LorajaxError(f"{where}: 'split' must be one of {', '.join(SPLITS)}, found {split!r}")
+    group = record.get("doc")
+    if group is not None and not isinstance(group, str):
+        raise LorajaxError(f"{where}: 'doc' must be a text, found {group!r}")
     example = Example(
         task=record["task"],
         cluster=record["cluster"],
@@ -136,31 +175,4 @@ def _example(record: dict[str, Any], where: str) -> tuple[Example, str | None]:
         definition=definition or None,
         options=tuple(options) if options else None,
     )
-    return example, None if split is None else SPLITS[split.lower()]
-
-
-def _task(name: str, rows: list[Row], test_share: float) -> Task:
-    sides: dict[str | None, list[Example]] = {"train": [], "test": [], "dev": [], None: []}
-    for example, split, _ in sorted(rows, key=lambda row: _hash(row[0].input)):
-        sides[split].append(example)
-    if sides[None] and len(sides[None]) < len(rows):
-        where = next(where for _, split, where in rows if split is None)
-        raise LorajaxError(
-            f"{where}: its 'split' does not say train or test, but other rows of task {name!r} do; expected all or none"
-        )
-    inputs = sorted({e.input for e, _, _ in rows}, key=_hash)
-    if sides[None] and len(inputs) > 1:
-        tested = set(inputs[: min(max(1, round(test_share * len(inputs))), len(inputs) - 1)])
-        for example in sides[None]:
-            sides["test" if example.input in tested else "train"].append(example)
-    train, test = sides["train"], sides["test"] or sides["dev"]
-    for side, examples in (("train", train), ("test", test)):
-        if not examples:
-            raise LorajaxError(
-                f"task {name!r}: has no {side} rows (of {len(rows)} rows, {len(inputs)} different inputs)"
-            )
-    return Task(name, rows[0][0].cluster, tuple(train), tuple(test))
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+    return Row(example, read_split(record.get("split"), where), where, group)

@@ -12,11 +12,11 @@ All is computed in exact fractions: the same settings give the same quotas every
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
+from lorajax.data.task import matches
 from lorajax.errors import LorajaxError
 
 LARGEST_WEIGHT = 1000
@@ -55,7 +55,7 @@ def quotas(counts: Mapping[str, int], clusters: Mapping[str, str], config: Mixtu
     rates = {task: Fraction(min(count, cap) if cap else count) for task, count in counts.items()}
     for entry in config.mix_weights:
         pattern, weight = _weight(entry)
-        matched = [task for task in counts if _matches(task, pattern) or _matches(clusters[task], pattern)]
+        matched = [task for task in counts if matches(task, pattern) or matches(clusters[task], pattern)]
         if not matched:
             raise LorajaxError(
                 f"--mix-weights {entry}: {pattern!r} is none of the tasks {', '.join(sorted(counts))} "
@@ -112,8 +112,3 @@ def _weight(entry: str) -> tuple[str, Fraction]:
             f"--mix-weights {entry!r}: expected NAME=WEIGHT, with a weight above 0 and up to {LARGEST_WEIGHT}"
         )
     return name, Fraction(text)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    # A name may hold the signs of a glob, as in `a[1]`; it always matches itself.
-    return name == pattern or fnmatch.fnmatchcase(name, pattern)

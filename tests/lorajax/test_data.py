@@ -10,7 +10,9 @@ import pytest
 
 from lorajax.data.jsonl import read_folder
 from lorajax.data.prompts import PromptConfig, body, drop_middle, tokenize
-from lorajax.data.task import CLUSTERS, Example, Task, overlap, select
+from lorajax.data.reading import Reading
+from lorajax.data.sources import Limits, absolute, open_source
+from lorajax.data.task import CLUSTERS, Example, Task, overlap, select, select_tasks
 from lorajax.errors import LorajaxError
 from tests.tiny import tiny_tokenizer
 
@@ -139,6 +141,37 @@ class TestJsonl:
         task = read_folder(tmp_path, test_share=share)["a"]
         assert (len(task.train), len(task.test)) == sides
 
+    def test_rows_of_one_document_are_on_one_side(self, tmp_path):
+        records = [ROW | {"input": f"number {i}", "doc": f"d{i // 5}"} for i in range(50)]
+        write(tmp_path, "a.jsonl", records + [row | {"task": "b"} for row in records])
+        tasks = read_folder(tmp_path)
+        document = {row["input"]: row["doc"] for row in records}
+        train, test = ({document[e.input] for e in side} for side in (tasks["a"].train, tasks["a"].test))
+        assert (len(train), len(test), train & test) == (8, 2, set())
+        assert {document[e.input] for e in tasks["b"].test} == test
+        write(tmp_path, "a.jsonl", [ROW | {"doc": "d"}, ROW | {"input": "x", "doc": "d"}])
+        with pytest.raises(LorajaxError, match=r"has no train rows \(of 2 rows, 1 different groups\)"):
+            read_folder(tmp_path)
+        write(tmp_path, "a.jsonl", [ROW | {"doc": 3}])
+        with pytest.raises(LorajaxError, match=r"a\.jsonl:1: 'doc' must be a text, found 3"):
+            read_folder(tmp_path)
+
+    def test_some_bad_rows_may_be_passed_over(self, tmp_path):
+        write(tmp_path, "a.jsonl", [*rows(5), "{", ROW | {"targets": []}, ROW | {"cluster": "misc"}])
+        reading = Reading(skip_bad_rows=3)
+        task = read_folder(tmp_path, reading=reading)["a"]
+        assert len(task.train) + len(task.test) == 5
+        told = reading.report()
+        assert [line.split("a.jsonl:")[1][0] for line in told] == ["6", "7", "8"]
+        with pytest.raises(LorajaxError, match=r"a\.jsonl:8: .*\(after 2 bad rows that --skip-bad-rows allowed\)"):
+            read_folder(tmp_path, reading=Reading(skip_bad_rows=2))
+
+    def test_a_byte_that_is_no_text_has_its_line(self, tmp_path):
+        file = write(tmp_path, "a.jsonl", rows(40))
+        file.write_bytes(file.read_bytes() + b'{"task": "\xe4"}\n')
+        with pytest.raises(LorajaxError, match=r"a\.jsonl:41: not UTF-8: byte 0xe4 at place 11"):
+            read_folder(tmp_path)
+
     def test_overlap(self):
         x, y, z = (Example("a", "nli", text, ("yes",), "Do it.") for text in "xyz")
         test = (dataclasses.replace(x, targets=("no",)), dataclasses.replace(y, definition=None), y, z)
@@ -166,6 +199,53 @@ class TestJsonl:
         file.write_bytes(damaged)
         with pytest.raises(LorajaxError, match=r"a\.jsonl\.gz:\d+: could not be read"):
             read_folder(tmp_path)
+
+
+class TestSources:
+    def test_jsonl_and_builtin(self, tmp_path):
+        write(tmp_path, "a.jsonl", rows(10) + rows(10, task="b", cluster="misc"))
+        source = open_source(str(tmp_path))
+        assert source.clusters(Reading()) == {"a": "nli", "b": "misc"}
+        assert list(source.read(["b"], Limits(5, 5), Reading())) == ["b"]
+        source = open_source("builtin")
+        assert set(source.clusters(Reading()).values()) == set(CLUSTERS)
+        task = source.read(["arithmetic"], Limits(5, 4), Reading())["arithmetic"]
+        assert (len(task.train), len(task.test)) == (5, 4)
+
+    def test_a_folder_may_have_a_source_s_name(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        write(tmp_path / "builtin", "a.jsonl", rows(10))
+        assert open_source("builtin").clusters(Reading()) == {"a": "nli"}
+        assert absolute("builtin") == str(tmp_path / "builtin")
+        assert absolute("conll2012:builtin") == f"conll2012:{tmp_path / 'builtin'}"
+        assert absolute("flan2021") == "flan2021"
+
+    @pytest.mark.parametrize(
+        ("spec", "message"),
+        [
+            ("ni", "--data ni: expected ni:FOLDER"),
+            ("ni:", "--data ni:: expected ni:FOLDER"),
+            ("mapped", "--data mapped: expected mapped:FILE"),
+            ("builtin:x", "--data builtin:x: expected builtin"),
+            ("flan2021:", "expected flan2021"),
+        ],
+    )
+    def test_bad_specs(self, spec, message):
+        with pytest.raises(LorajaxError, match=message):
+            open_source(spec)
+
+    def test_tasks_by_glob_and_cluster(self):
+        clusters = {"wmt_de": "translation", "wmt_fr": "translation", "rte": "nli", "a[1]": "nli"}
+        assert select_tasks(clusters, (), ()) == list(clusters)
+        assert select_tasks(clusters, ("wmt*",), ()) == ["wmt_de", "wmt_fr"]
+        assert select_tasks(clusters, ("rte", "*_de", "wmt*"), ()) == ["rte", "wmt_de", "wmt_fr"]
+        assert select_tasks(clusters, ("a[1]",), ()) == ["a[1]"]
+        assert select_tasks(clusters, (), ("n*",)) == ["rte", "a[1]"]
+        assert select_tasks(clusters, ("*e",), ("nli",)) == ["rte"]
+        with pytest.raises(LorajaxError, match="unknown cluster 'nly': did you mean nli"):
+            select_tasks(clusters, (), ("nly",))
+        with pytest.raises(LorajaxError, match="no task of rte is in cluster translation"):
+            select_tasks(clusters, ("rte",), ("translation",))
 
 
 LINGUISTIC = {"semantic", "counting", "ner", "sentences", "pos", "coreference", "summary"}

@@ -18,11 +18,14 @@ With the same versions, the same name, sizes and seed give the same examples on 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 
 from lorajax.data.builtin.engine import RECIPES, assemble
+from lorajax.data.reading import Reading
+from lorajax.data.sources import Limits
 from lorajax.data.task import CLUSTERS, Task, select
 
-__all__ = ["CLUSTER_OF", "describe", "load", "names"]
+__all__ = ["CLUSTER_OF", "Builtin", "describe", "load", "names", "open_source"]
 
 for _cluster in CLUSTERS:
     importlib.import_module(f"{__name__}.{_cluster}")  # which registers its tasks
@@ -52,3 +55,20 @@ def load(name: str, *, n_train: int, n_test: int, seed: int = 0) -> Task:
     """
     select(names(), [name])
     return assemble(RECIPES[name], n_train=n_train, n_test=n_test, seed=seed)
+
+
+class Builtin:
+    """The suite as a source of data."""
+
+    def clusters(self, reading: Reading) -> dict[str, str]:
+        """The cluster of every built-in task, in cluster order."""
+        return dict(CLUSTER_OF)
+
+    def read(self, names: Sequence[str], limits: Limits, reading: Reading) -> dict[str, Task]:
+        """The tasks `names`, with exactly as many examples as `limits` allows."""
+        return {name: load(name, n_train=limits.train, n_test=limits.test) for name in names}
+
+
+def open_source(where: str) -> Builtin:
+    """The source of `--data builtin`."""
+    return Builtin()
