@@ -4,74 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lorajax.errors import LorajaxError
+from lorajax.models.keys import Keys
 
-#: Architectures of the Llama family that this decoder computes exactly.
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 ROPE_TYPES = ("default", "linear", "llama3")
 THETA = 10_000.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Keys:
-    """Typed reading of `values`. A `default` is for an absent key; null is allowed where a method says so.
+class Family:
+    """One architecture: its `model_type`, and what transformers takes for keys that its config.json leaves out."""
 
-    Raises:
-      LorajaxError: a value of another type, or none; the message names `source` and the key (after `prefix`).
-    """
+    model_type: str
+    kv_heads: int | None = None  # as many as heads
+    max_positions: int = 2048
 
-    values: Mapping[str, Any]
-    source: str
-    prefix: str = ""
 
-    def error(self, key: str, expected: str) -> LorajaxError:
-        found = repr(self.values[key]) if key in self.values else "no such key"
-        return LorajaxError(f"{self.source}: {self.prefix}{key} must be {expected}, found {found}")
-
-    def whole(self, key: str, default: int | None = None) -> int:
-        value = self.values.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.error(key, "a positive whole number")
-        return value
-
-    def whole_or_null(self, key: str, null: int | None, default: int | None = None) -> int | None:
-        """As `whole`, but null means `null`, and so does an absent key unless it has a `default` of its own."""
-        if self.values.get(key) is None:
-            return default if default is not None and key not in self.values else null
-        return self.whole(key)
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.values.get(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
-            raise self.error(key, "a positive number")
-        return float(value)
-
-    def switch(self, key: str, default: bool = False) -> bool:
-        value = self.values.get(key, default)
-        if not isinstance(value, bool):
-            raise self.error(key, "true or false")
-        return value
-
-    def token_id(self, key: str) -> int | None:
-        """A number or null, as an absent key is; -1 is some checkpoints' "none"."""
-        value = self.values.get(key)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise self.error(key, "a whole number or null")
-        return value
-
-    def token_ids(self, key: str) -> int | tuple[int, ...] | None:
-        """As `token_id`, or a list of numbers."""
-        value = self.values.get(key)
-        if not isinstance(value, list):
-            return self.token_id(key)
-        if not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
-            raise self.error(key, "a whole number, a list of them or null")
-        return tuple(value)
+#: Architectures of the Llama family that this decoder computes exactly.
+FAMILIES = {
+    "LlamaForCausalLM": Family("llama"),
+    "MistralForCausalLM": Family("mistral", kv_heads=8, max_positions=131_072),
+    "Qwen2ForCausalLM": Family("qwen2", kv_heads=32, max_positions=32_768),
+}
+ARCHITECTURES = tuple(FAMILIES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +59,8 @@ class ModelConfig:
     rope: RopeConfig = RopeConfig()
     norm_eps: float = 1e-5
     tie_embeddings: bool = False
-    attention_bias: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False  # of the attention's output projection
     mlp_bias: bool = False
     sliding_window: int | None = None
     max_positions: int = 2048
@@ -119,7 +79,7 @@ class ModelConfig:
         q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         h, f = self.hidden_size, self.intermediate_size
         block = h * (2 * q + 2 * kv) + 3 * h * f + 2 * h
-        block += (q + 2 * kv + h) * self.attention_bias + (2 * f + h) * self.mlp_bias
+        block += (q + 2 * kv) * self.qkv_bias + h * self.output_bias + (2 * f + h) * self.mlp_bias
         return self.num_layers * block + h + self.vocab_size * h * (1 if self.tie_embeddings else 2)
 
     @classmethod
@@ -155,27 +115,30 @@ class ModelConfig:
             raise LorajaxError(f"{source}: architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
         if keys.get("hidden_act", "silu") != "silu":
             raise LorajaxError(f"{source}: hidden_act {keys['hidden_act']!r} is not supported; expected 'silu'")
-        # What transformers takes absent keys for; it ignores the window for Llama.
-        mistral = architecture == "MistralForCausalLM"
-        hidden, heads = read.whole("hidden_size"), read.whole("num_attention_heads")
-        kv_heads = read.whole_or_null("num_key_value_heads", heads, 8 if mistral else heads)
+        family = FAMILIES[architecture]
+        # transformers reads the bias keys for Llama alone: Mistral has no biases, Qwen2 those of q, k and v.
+        llama = family.model_type == "llama"
+        bias = llama and read.switch("attention_bias")
+        hidden, heads, layers = (read.whole(key) for key in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
+        kv_heads = read.whole_or_null("num_key_value_heads", heads, family.kv_heads or heads)
         head_dim = read.whole_or_null("head_dim", None)
         kv_heads, head_dim = check_heads(hidden, heads, kv_heads, head_dim, source)
         return cls(
             vocab_size=read.whole("vocab_size"),
             hidden_size=hidden,
             intermediate_size=read.whole("intermediate_size"),
-            num_layers=read.whole("num_hidden_layers"),
+            num_layers=layers,
             num_heads=heads,
             num_kv_heads=kv_heads,
             head_dim=head_dim,
             rope=read_rope(keys, source=source),
             norm_eps=read.number("rms_norm_eps", 1e-6),
             tie_embeddings=read.switch("tie_word_embeddings"),
-            attention_bias=read.switch("attention_bias"),
-            mlp_bias=read.switch("mlp_bias"),
-            sliding_window=read.whole_or_null("sliding_window", None, 4096) if mistral else None,
-            max_positions=read.whole("max_position_embeddings", 131_072 if mistral else 2048),
+            qkv_bias=bias or family.model_type == "qwen2",
+            output_bias=bias,
+            mlp_bias=llama and read.switch("mlp_bias"),
+            sliding_window=read_window(read, family.model_type, layers),
+            max_positions=read.whole("max_position_embeddings", family.max_positions),
             architecture=architecture,
             bos_token_id=read.token_id("bos_token_id"),
             eos_token_id=read.token_ids("eos_token_id"),
@@ -183,7 +146,11 @@ class ModelConfig:
         )
 
     def to_hf(self) -> dict[str, Any]:
-        """The keys of a `config.json` that transformers (4 and 5) reads as this model."""
+        """The keys of a `config.json` that transformers (4 and 5) reads as this model.
+
+        Raises:
+          LorajaxError: no config.json of this architecture says what this config does, such as a window for Llama.
+        """
         rope: dict[str, Any] = {"rope_type": self.rope.type}
         if self.rope.type != "default":
             rope["factor"] = self.rope.factor
@@ -193,10 +160,10 @@ class ModelConfig:
                 "high_freq_factor": self.rope.high_freq_factor,
                 "original_max_position_embeddings": self.rope.original_max_positions,
             }
-        mistral = self.architecture == "MistralForCausalLM"
+        model_type, window = FAMILIES[self.architecture].model_type, self.sliding_window
         keys: dict[str, Any] = {
             "architectures": [self.architecture],
-            "model_type": "mistral" if mistral else "llama",
+            "model_type": model_type,
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -207,8 +174,6 @@ class ModelConfig:
             "hidden_act": "silu",
             "rms_norm_eps": self.norm_eps,
             "tie_word_embeddings": self.tie_embeddings,
-            "attention_bias": self.attention_bias,
-            "mlp_bias": self.mlp_bias,
             "max_position_embeddings": self.max_positions,
             "bos_token_id": self.bos_token_id,
             "eos_token_id": list(self.eos_token_id) if isinstance(self.eos_token_id, tuple) else self.eos_token_id,
@@ -218,8 +183,17 @@ class ModelConfig:
             "rope_scaling": None if self.rope.type == "default" else dict(rope),
             "rope_parameters": {"rope_theta": self.rope.theta, **rope},
         }
-        if mistral:
-            keys["sliding_window"] = self.sliding_window
+        if model_type == "llama":
+            keys |= {"attention_bias": self.qkv_bias, "mlp_bias": self.mlp_bias}
+        else:
+            keys["sliding_window"] = window
+        if model_type == "qwen2":
+            first = self.num_layers if window is None else 0
+            keys |= {"use_sliding_window": window is not None, "max_window_layers": first}
+        again = dataclasses.asdict(ModelConfig.from_hf(keys))
+        lost = [name for name, value in dataclasses.asdict(self).items() if again[name] != value]
+        if lost:
+            raise LorajaxError(f"no config.json of {self.architecture} can say {lost[0]} = {getattr(self, lost[0])!r}")
         return keys
 
 
@@ -233,6 +207,42 @@ def check_heads(hidden: int, heads: int, kv_heads: int | None, head_dim: int | N
     if head_dim % 2 or not head_dim:
         raise LorajaxError(f"{source}: head_dim must be even for rotary positions, found {head_dim}")
     return kv_heads, head_dim
+
+
+def read_window(read: Keys, model_type: str, num_layers: int) -> int | None:
+    """How many keys a token sees at most, itself included, in all layers; None for all of them.
+
+    As transformers has it: Llama has no window; Mistral's is `sliding_window`, 4096 where the key is absent; Qwen2's is
+    switched on by `use_sliding_window`, in the layers from `max_window_layers` on or in those that `layer_types` names.
+
+    Raises:
+      LorajaxError: keys of the wrong type, or a window in some layers only.
+    """
+    if model_type == "llama" or (model_type == "qwen2" and not read.switch("use_sliding_window")):
+        window = None
+    else:
+        window = read.whole_or_null("sliding_window", None, 4096)
+    if model_type != "qwen2":
+        return window
+    types, kinds = read.values.get("layer_types"), ("full_attention", "sliding_attention")
+    if types is None:
+        first = read.whole("max_window_layers", 28, least=0)
+        sliding = max(num_layers - first, 0) if window else 0
+    elif isinstance(types, list) and len(types) == num_layers and all(kind in kinds for kind in types):
+        sliding = types.count("sliding_attention")
+    else:
+        raise read.error("layer_types", f"a list of {num_layers} names, {' or '.join(kinds)}")
+    if sliding == 0:
+        return None
+    if window is None:
+        raise read.error("use_sliding_window", "true, with a sliding_window, for the sliding_attention of layer_types")
+    if sliding < num_layers:
+        where = "max_window_layers" if types is None else "layer_types"
+        raise LorajaxError(
+            f"{read.source}: {where} gives {sliding} of {num_layers} layers a sliding window; expected all or none: a "
+            "window in some layers only is not supported"
+        )
+    return window
 
 
 def read_rope(keys: Mapping[str, Any], *, source: str) -> RopeConfig:
@@ -249,7 +259,9 @@ def read_rope(keys: Mapping[str, Any], *, source: str) -> RopeConfig:
             raise LorajaxError(f"{source}: rope_parameters and rope_scaling disagree: {both}")
     scaling = {"rope_theta": keys.get("rope_theta", THETA), "rope_type": "default", **old, **new}
     if (type_ := scaling["rope_type"]) not in ROPE_TYPES:
-        raise LorajaxError(f"{source}: rope type {type_!r} is not supported; expected one of {', '.join(ROPE_TYPES)}")
+        key = "rope_parameters" if "rope_type" in new else "rope_scaling"
+        expected = f"expected one of {', '.join(ROPE_TYPES)}"
+        raise LorajaxError(f"{source}: {key}: rope type {type_!r} is not supported; {expected}")
     partial = scaling.get("partial_rotary_factor", keys.get("partial_rotary_factor"))
     if partial is not None and (isinstance(partial, bool) or partial != 1):
         raise LorajaxError(f"{source}: partial_rotary_factor {partial!r} is not supported; expected 1")

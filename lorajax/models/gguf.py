@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from lorajax.errors import LorajaxError
-from lorajax.models.config import Keys, ModelConfig, RopeConfig, check_heads
+from lorajax.models.config import ModelConfig, RopeConfig, check_heads
+from lorajax.models.keys import Keys
 from lorajax.models.rope import inverse_frequencies
 from lorajax.models.safetensors_folder import Index
 
@@ -114,7 +115,8 @@ class GGUFFile:
             # Stored as float32: the shortest decimal that means it, 1e-5 and not 9.99999975e-6.
             norm_eps=float(str(np.float32(read.number("llama.attention.layer_norm_rms_epsilon")))),
             tie_embeddings="lm_head.weight" not in self.shapes,
-            attention_bias="model.layers.0.self_attn.q_proj.bias" in self.shapes,
+            qkv_bias="model.layers.0.self_attn.q_proj.bias" in self.shapes,
+            output_bias="model.layers.0.self_attn.q_proj.bias" in self.shapes,
             mlp_bias="model.layers.0.mlp.up_proj.bias" in self.shapes,
             max_positions=read.whole("llama.context_length", 2048),
             bos_token_id=read.token_id("tokenizer.ggml.bos_token_id"),

@@ -1,4 +1,4 @@
-"""The two layers every block is made of. The frozen weight is the module's; the adapter is an argument."""
+"""The layers that blocks are made of. The frozen weight is the module's; the adapter is an argument."""
 
 from __future__ import annotations
 
@@ -38,3 +38,18 @@ class RMSNorm(nnx.Module):
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
         return y.astype(x.dtype) * self.scale[...]
+
+
+class LayerNorm(nnx.Module):
+    """Normalisation to mean 0 and variance 1 (Ba et al., 2016), then scale and shift, all in float32."""
+
+    def __init__(self, size: int, *, eps: float, dtype=jnp.float32):
+        self.scale = nnx.Param(jnp.ones((size,), dtype))
+        self.bias = nnx.Param(jnp.zeros((size,), dtype))
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        y = x.astype(jnp.float32)
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)

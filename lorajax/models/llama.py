@@ -109,11 +109,10 @@ class Attention(nnx.Module):
     def __init__(self, config: ModelConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.config = config
         size, q, kv = config.hidden_size, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        bias = config.attention_bias
-        self.q_proj = Linear(size, q, bias=bias, dtype=dtype, rngs=rngs)
-        self.k_proj = Linear(size, kv, bias=bias, dtype=dtype, rngs=rngs)
-        self.v_proj = Linear(size, kv, bias=bias, dtype=dtype, rngs=rngs)
-        self.o_proj = Linear(q, size, bias=bias, dtype=dtype, rngs=rngs)
+        self.q_proj = Linear(size, q, bias=config.qkv_bias, dtype=dtype, rngs=rngs)
+        self.k_proj = Linear(size, kv, bias=config.qkv_bias, dtype=dtype, rngs=rngs)
+        self.v_proj = Linear(size, kv, bias=config.qkv_bias, dtype=dtype, rngs=rngs)
+        self.o_proj = Linear(q, size, bias=config.output_bias, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, x: Array, rows: Rows, lora: Mapping[str, Lora], past: KeysValues | None = None

@@ -26,6 +26,17 @@ def _mistral(vocab: int, *, theta: float, window: int | None) -> ModelConfig:
     )  # fmt: skip
 
 
+def _qwen25(
+    vocab: int, hidden: int, inner: int, layers: int, heads: int, kv_heads: int, *, positions: int, eps: float = 1e-6
+) -> ModelConfig:
+    # The sizes up to 3B have a vocabulary of 151936 and a tied head; the larger ones pad it to 152064 and untie it.
+    return ModelConfig(
+        vocab, hidden, inner, layers, heads, kv_heads, hidden // heads,
+        rope=RopeConfig(theta=1_000_000.0), norm_eps=eps, tie_embeddings=vocab == 151936, qkv_bias=True,
+        max_positions=positions, architecture="Qwen2ForCausalLM",
+    )  # fmt: skip
+
+
 def _smollm2(hidden: int, inner: int, layers: int, heads: int, kv_heads: int, *, theta: float) -> ModelConfig:
     rope = RopeConfig(theta=theta)
     sizes = (49152, hidden, inner, layers, heads, kv_heads, 64)
@@ -49,7 +60,15 @@ MODELS: dict[str, ModelConfig] = {
         128256, 3072, 8192, 28, 24, 8, 128, rope=_llama3_rope(32.0), tie_embeddings=True, max_positions=131072
     ),
     "mistral-7b-v0.1": _mistral(32000, theta=10_000.0, window=4096),
+    "mistral-7b-v0.2": _mistral(32000, theta=1_000_000.0, window=None),
     "mistral-7b-v0.3": _mistral(32768, theta=1_000_000.0, window=None),
+    "qwen2.5-0.5b": _qwen25(151936, 896, 4864, 24, 14, 2, positions=32768),
+    "qwen2.5-1.5b": _qwen25(151936, 1536, 8960, 28, 12, 2, positions=131072),
+    "qwen2.5-3b": _qwen25(151936, 2048, 11008, 36, 16, 2, positions=32768),
+    "qwen2.5-7b": _qwen25(152064, 3584, 18944, 28, 28, 4, positions=131072),
+    "qwen2.5-14b": _qwen25(152064, 5120, 13824, 48, 40, 8, positions=131072, eps=1e-5),
+    "qwen2.5-32b": _qwen25(152064, 5120, 27648, 64, 40, 8, positions=131072, eps=1e-5),
+    "qwen2.5-72b": _qwen25(152064, 8192, 29568, 80, 64, 8, positions=131072, eps=1e-5),
     "smollm2-135m": _smollm2(576, 1536, 30, 9, 3, theta=100_000.0),
     "smollm2-360m": _smollm2(960, 2560, 32, 15, 5, theta=100_000.0),
     "smollm2-1.7b": _smollm2(2048, 8192, 24, 32, 32, theta=130_000.0),

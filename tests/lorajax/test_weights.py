@@ -1,5 +1,6 @@
 """Checkpoints on disk: every tensor exactly once, sharded or not; everything broken is named."""
 
+import dataclasses
 import json
 import pickle
 
@@ -9,7 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import Qwen2Tokenizer
 
+from lorajax.data.prompts import PromptConfig, begins_with_bos, prompt_ids
+from lorajax.data.task import Example
 from lorajax.errors import LorajaxError
 from lorajax.mesh import make_mesh
 from lorajax.models.checkpoint import load, locate
@@ -18,7 +23,7 @@ from lorajax.models.llama import Llama
 from lorajax.models.safetensors_folder import SafetensorsFolder
 from lorajax.models.tensors import tensors
 from lorajax.models.weights import load_weights, save_hf
-from tests.tiny import TINY, tiny_checkpoint
+from tests.tiny import TINY, tiny_checkpoint, tiny_tokenizer
 
 
 @pytest.fixture
@@ -36,10 +41,11 @@ def read(folder, **keys):
     return load_weights(SafetensorsFolder(folder), ModelConfig.read(folder / "config.json"), **keys)
 
 
-@pytest.mark.parametrize("keys", [{}, {"tie_embeddings": False}, {"attention_bias": True, "mlp_bias": True}])
+@pytest.mark.parametrize(
+    "keys",
+    [{}, {"tie_embeddings": False}, {"qkv_bias": True}, {"qkv_bias": True, "output_bias": True, "mlp_bias": True}],
+)
 def test_table_covers_every_parameter_exactly_once(keys):
-    import dataclasses
-
     config = dataclasses.replace(TINY, **keys)
     state = nnx.state(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
     ours = {path: leaf.shape for path, leaf in nnx.to_flat_state(state)}
@@ -56,6 +62,30 @@ def test_save_and_load_are_inverse(folder, sharded):
     for source in (folder, sharded):
         for a, b in zip(jax.tree.leaves(nnx.state(read(source))), want, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_qwen2_with_its_own_tokenizer(tmp_path):
+    """Biases of q, k and v alone, and no beginning-of-sequence token, though config.json names one as Qwen2's does."""
+    config = dataclasses.replace(TINY, architecture="Qwen2ForCausalLM", qkv_bias=True)
+    byte_tokens = {token: i for i, token in enumerate([*sorted(ByteLevel.alphabet()), "<|endoftext|>"])}
+    tokenizer = Qwen2Tokenizer(vocab=byte_tokens, merges=[])
+    save_hf(Llama(config, rngs=nnx.Rngs(0)), tmp_path / "model", tokenizer=tokenizer)
+    loaded = load(str(tmp_path / "model"))
+    assert loaded.model.config == config
+    assert config.bos_token_id is not None
+    attention = loaded.model.blocks.self_attn
+    assert [p.bias is not None for p in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)] == [
+        True, True, True, False,
+    ]  # fmt: skip
+    assert not begins_with_bos(loaded.tokenizer)
+    example = Example(task="t", cluster="c", input="ab", targets=("x",))
+    prompt = prompt_ids(example, loaded.tokenizer, PromptConfig())
+    assert prompt == [byte_tokens[c] for c in "abĊAnswer:"]  # Ċ is how byte-level BPE writes a line's end
+    # A checkpoint that names a token it never puts in front gets none either; one whose tokenizer does gets it.
+    named = Qwen2Tokenizer(vocab=byte_tokens, merges=[], bos_token="<|endoftext|>")
+    assert named.bos_token_id is not None
+    assert not begins_with_bos(named)
+    assert begins_with_bos(tiny_tokenizer(bos=True))
 
 
 def test_bfloat16(folder):

@@ -40,7 +40,7 @@ def batch(config, length=210):
     return np.random.default_rng(1).integers(3, config.vocab_size, (2, length))
 
 
-@pytest.mark.parametrize("pair", ["llama3", "mistral"], indirect=True)
+@pytest.mark.parametrize("pair", ["llama3_tied", "mistral", "qwen2_tied"], indirect=True)
 @pytest.mark.parametrize("keys", TARGETS.values(), ids=TARGETS)
 def test_our_folder_in_peft_gives_our_logits(pair, keys, tmp_path):
     _, ours, folder, lora, adapter = adapted(pair, keys)
@@ -54,7 +54,7 @@ def test_our_folder_in_peft_gives_our_logits(pair, keys, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("pair", ["llama3"], indirect=True)
+@pytest.mark.parametrize("pair", ["llama3", "qwen2"], indirect=True)
 @pytest.mark.parametrize(
     "keys",
     [
@@ -167,7 +167,11 @@ def test_inits_that_change_the_base_model_are_refused(config, init, tmp_path):
             load_adapter(tmp_path, config)
 
 
-@pytest.mark.parametrize("pair", ["llama3", "mistral", "smollm2"], indirect=True)
+@pytest.mark.parametrize(
+    "pair",
+    ["llama3", "llama3_tied", "mistral", "mistral_without_window", "qwen2", "qwen2_tied", "smollm2"],
+    indirect=True,
+)
 def test_gradients_equal_pefts(pair, tmp_path):
     keys = TARGETS["all_linear"]
     _, ours, folder, lora, adapter = adapted(pair, keys)
@@ -199,7 +203,7 @@ def test_gradients_equal_pefts(pair, tmp_path):
                 np.testing.assert_allclose(found, want, atol=1e-4 * np.abs(want).max(), err_msg=name)
 
 
-@pytest.mark.parametrize("pair", ["llama3", "linear_rope_with_biases"], indirect=True)
+@pytest.mark.parametrize("pair", ["llama3", "linear_rope_with_biases", "qwen2"], indirect=True)
 def test_merged_equals_unmerged_and_loads_in_transformers(pair, tmp_path):
     _, ours, _, _, adapter = adapted(pair, TARGETS["all_linear"])
     tokens = batch(ours.config)
