@@ -1,25 +1,26 @@
 # make demo   the main job on the built-in default, end to end; names the report it wrote
 # make test   the tests
 # make faults a study killed, stopped and starved of disk at random, in one process and in two; takes long
+# make recipes the published recipes at small scale, on real data; takes most of an hour
 # make check  style and types
 PYTHON ?= python3
 VENV   ?= .venv
 STUDY  ?= studies/demo
 RUN     = $(VENV)/bin/python -m
 
-DEMO_TASKS = heaviest_thing short_posts make_passive capital_city pronoun_people arithmetic fix_punctuation dates_en_de
-
-.PHONY: demo test faults check clean
+.PHONY: demo test faults recipes check clean
 
 demo: $(VENV)/.installed
-	$(RUN) run.study $(STUDY) --tasks $(DEMO_TASKS) \
-	  --steps 25 --batch-size 4 --learning-rate 2e-3 --train-examples 500 --test-examples 64
+	$(RUN) run.study $(STUDY) --recipe demo
 
 test: $(VENV)/.test-installed
-	$(RUN) pytest -n 2 --dist worksteal -m "not slow and not gpu"
+	$(RUN) pytest -n 2 --dist worksteal -m "not slow and not gpu and not long"
 
 faults: $(VENV)/.test-installed
 	$(RUN) pytest -s tests/faults
+
+recipes: $(VENV)/.test-installed
+	$(RUN) pytest -s -m long tests/recipes
 
 check: $(VENV)/.test-installed
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy

@@ -20,9 +20,11 @@ from lorajax.data.batching import pad_prompts, round_up
 from lorajax.errors import LorajaxError
 from lorajax.lora.adapter import Adapter, size
 from lorajax.mesh import fetch, on_mesh, put, row_devices
-from lorajax.models.llama import Llama, execution
+from lorajax.models.kinds import Model, is_encoder
+from lorajax.models.llama import execution
 
-#: Whose hidden state stands for a prompt: its last token's, the mean over its tokens, or every token's for itself.
+#: Whose hidden state stands for a prompt: its last token's (of an encoder the first one's: the one that the answer is
+#: read off), the mean over its tokens, or every token's for itself.
 Tokens = Literal["last", "mean", "all"]
 
 #: Something made of the states of one layer `[N, B, T, D]` and which of the tokens are the prompts' `[B, T]`: `[N, B]`.
@@ -45,7 +47,7 @@ class HiddenStates:
 
     def __init__(
         self,
-        model: Llama,
+        model: Model,
         *,
         batch_size: int,
         pad: int,
@@ -58,8 +60,9 @@ class HiddenStates:
         Args:
           batch_size: prompts in the model at a time.
           pad: token id that fills up rows; it is never looked at.
-          tokens: "last": the last prompt token, where the model has read the task and not yet answered; "mean": the
-            mean over all tokens of the prompt; "all": every token of every prompt is a row.
+          tokens: "last": the last prompt token, where the model has read the task and not yet answered, or an
+            encoder's first one, which it answers at; "mean": the mean over all tokens of the prompt; "all": every token
+            of every prompt is a row.
           layers: indices into `config.layer_names`; all when None.
           per_prompt: something to make of all states of a prompt, in every layer.
 
@@ -75,6 +78,7 @@ class HiddenStates:
         graphdef, base = nnx.split(model)
         self._base, self._mesh = on_mesh(base)
         self._batch_size, self._pad, self._tokens = batch_size, pad, tokens
+        self._answers_first = is_encoder(model.config)
         self._width, self._has_extra = model.config.hidden_size, per_prompt is not None
 
         def add(base, adapter, tokens, own, positions, rows, values):
@@ -138,7 +142,7 @@ class HiddenStates:
         """Places of the tokens that are kept, prompt by prompt, and the prompt of each."""
         lengths = np.array([len(prompt) for prompt in prompts])
         if self._tokens != "all":
-            return lengths - 1, np.arange(len(prompts))
+            return np.zeros_like(lengths) if self._answers_first else lengths - 1, np.arange(len(prompts))
         places = np.concatenate([np.arange(length) for length in lengths])
         owners = np.repeat(np.arange(len(prompts)), lengths)
         if most is not None and len(places) > most:

@@ -32,7 +32,8 @@ from lorajax.lora.adapter import Adapter, size
 from lorajax.mesh import fleet_axes, on_mesh, row_devices, sharding
 from lorajax.models.attention import QUERY_BLOCK, Cache
 from lorajax.models.config import ModelConfig
-from lorajax.models.llama import Execution, Llama
+from lorajax.models.kinds import Model, decoder
+from lorajax.models.llama import Execution
 
 #: Prompts are padded to this many tokens at least.
 SHORTEST = 32
@@ -76,7 +77,7 @@ class Answer(NamedTuple):
 
 
 def generate(
-    model: Llama,
+    model: Model,
     adapter: Adapter | None,
     prompts: Sequence[Sequence[np.ndarray]],
     *,
@@ -104,9 +105,10 @@ def generate(
       N lists of P answers.
 
     Raises:
-      LorajaxError: not one list of P prompts per adapter, an empty prompt, a token outside the vocabulary, or a prompt
-        that leaves no room for `max_new_tokens` within the model's positions.
+      LorajaxError: the model is an encoder, not one list of P prompts per adapter, an empty prompt, a token outside the
+        vocabulary, or a prompt that leaves no room for `max_new_tokens` within the model's positions.
     """
+    model = decoder(model, "generation")
     _check(model.config, adapter, prompts, config)
     N, P = len(prompts), len(prompts[0])
     numbers = range(P) if numbers is None else numbers

@@ -124,7 +124,7 @@ def ablate_layers(options: AblateLayers, bench: Workbench | None = None) -> Stud
     """Measures what is missing under the masks, writes it, and returns the study."""
     study = StudyFolder.open(options.study)
     with study_lock(study.path):
-        layers = study.record["model"]["layers"][1:-1]
+        layers = [name for name in study.record["model"]["layers"] if name.startswith("block ")]
         try:
             wanted = layer_masks(_words(options.masks), len(layers), options.spans)
         except ValueError as error:

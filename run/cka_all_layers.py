@@ -210,9 +210,9 @@ def compare(
 
 def show(results: xr.Dataset, estimator: Estimator) -> None:
     """Prints same-layer CKA of every task at a few depths."""
-    layers = results.sizes["layer"]
+    blocks = [i for i, name in enumerate(results["layer"].values) if str(name).startswith("block ")]
     shares = (0.25, 0.5, 0.75, 1) if console.width >= 110 else (0.5, 1)
-    depths = sorted({max(0, round(share * (layers - 2))) for share in shares})
+    depths = sorted({round(share * (blocks[-1] if blocks else 0)) for share in shares})
     pairs = [str(pair) for pair in results["pair"].values if str(pair) != "base | E"][:2]
     tables = {pair: figures.same_layer(results, pair, estimator) for pair in pairs}
     rows = []

@@ -27,14 +27,16 @@ from lorajax.data.batching import round_up
 from lorajax.distributed import DistributedConfig, from_first, is_first, start
 from lorajax.errors import LorajaxError
 from lorajax.files import write_text
-from lorajax.lora.adapter import take
+from lorajax.lora.adapter import take, with_classes
 from lorajax.lora.peft import save_adapter
 from lorajax.training.checkpoints import read_rows
 from lorajax.training.loop import Progress, train
 from lorajax.training.tracking import Kind, Tracker, open_trackers
+from run import recipes
 from run.lock import study_lock
 from run.losses import measure_losses
 from run.options import MULTI_TASK, StudyConfig, named_adapters
+from run.recipes import Recipe
 from run.study_folder import StudyFolder
 from run.terminal import command, console, duration, progress, say
 from run.workbench import Workbench
@@ -235,7 +237,8 @@ def train_group(study: StudyFolder, bench: Workbench, names: list[str], options:
             if name not in trained.failed:
                 notes = {"name": name, "study": study.record["config"], "model": study.record["model"]["fingerprint"]}
                 notes["steps"] = trained.steps[name]
-                save_adapter(take(adapter, [i]), bench.lora(name), study.adapter(name), base=config.model, notes=notes)
+                own = with_classes(take(adapter, [i]), bench.own_classes(name))
+                save_adapter(own, bench.lora(name), study.adapter(name), base=config.model, notes=notes)
         if trained.failed:
             write_text(folder / FAILED, json.dumps(trained.failed))
 
@@ -268,9 +271,15 @@ def tidy(study: StudyFolder) -> None:
             shutil.rmtree(file.parent / "checkpoints", ignore_errors=True)
 
 
+def from_recipe(recipe: Recipe) -> FinetuneFlags:
+    """The settings of a recipe; those that only `run.study` has are left out."""
+    own = {key: value for key, value in recipe.flags.items() if key in StudyConfig().flat()}
+    return FinetuneFlags(Path("studies", recipe.name), StudyConfig.from_flat(own | {"recipe": recipe.name}))
+
+
 def main() -> None:
     """Entry point of `python -m run.finetune`."""
-    options = tyro.cli(FinetuneFlags, description=__doc__, prog="python -m run.finetune")
+    options = recipes.cli(FinetuneFlags, from_recipe, description=__doc__, prog="python -m run.finetune")
     start(options.processes)
     if options.eval_only:
         evaluate(options)

@@ -93,6 +93,8 @@ def _lock(folder: Path, path: Path) -> int | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
+        if folder.is_dir() or not folder.exists():  # deleted, or made again, while it was looked at
+            raise FileNotFoundError(folder) from None
         raise LorajaxError(f"{folder}: is a file; expected a folder for the study") from None
     except OSError as error:
         raise LorajaxError(f"{folder}: could not be made: {error.strerror}") from error

@@ -1,13 +1,21 @@
-"""Held-out losses of a study: what training bought, task by task, for E and for each control model."""
+"""Held-out losses of a study: what training bought, task by task, for E and for each control model.
+
+An encoder's answers are classes, and `tokens` counts examples. Before training there is no head to give them: all
+classes of the task are alike, and the loss is the logarithm of their number. Files have three columns more, for what
+the adapter answers: `accuracy`; `majority`, the accuracy of always giving the commonest class; `matthews` correlation.
+"""
 
 from __future__ import annotations
 
 import csv
 import functools
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from lorajax.confusion import accuracy, majority, matthews
 from lorajax.distributed import from_first
 from lorajax.files import write_text
 from lorajax.lora.adapter import stack, zeros_like
@@ -19,6 +27,7 @@ from run.terminal import progress, say, show_table
 from run.workbench import Workbench
 
 COLUMNS = ["task", "cluster", "model", "tokens", "before", "after", "adapter"]
+OF_CLASSES = {"accuracy": accuracy, "majority": majority, "matthews": matthews}
 
 #: The study's own models, and where their losses are; those of other adapters are in a file of their own.
 MODELS, OWN, OTHER = ("E", "C"), "losses.csv", "adapter_losses.csv"
@@ -73,22 +82,23 @@ def measure_losses(study: StudyFolder, bench: Workbench, others: Mapping[str, Pa
             for task in bench.tasks:
                 if keys := [key for key in missing if key[0] == task]:
                     chosen = [load_adapter(folder(name(key)), model.config)[0] for key in keys]
-                    losses, tokens = evaluate(stack([zeros_like(chosen[0]), *chosen]), bench.test[task])
-                    for key, after in zip(keys, losses[1:], strict=True):
+                    found = evaluate.measure(stack([zeros_like(chosen[0]), *chosen]), bench.test[task])
+                    for i, key in enumerate(keys, 1):
                         known[key] = {
                             "task": task,
                             "cluster": bench.tasks[task].cluster,
                             "model": key[1],
-                            "tokens": str(tokens),
-                            "before": f"{losses[0]:.6f}",
-                            "after": f"{after:.6f}",
+                            "tokens": str(found.tokens),
+                            "before": f"{found.loss[0]:.6f}",
+                            "after": f"{found.loss[i]:.6f}",
                             "adapter": trained[name(key)],
+                            **({} if found.confusion is None else _scores(found.confusion[i])),
                         }
                     write()  # after every task: a crash costs one of them
                 bar.advance(line)
     models = (*MODELS, *others)
     show_table(
-        "Held-out loss, nats per answer token",
+        f"Held-out loss, nats per {'answer token' if bench.classes is None else 'example'}",
         ["task", "base", *models],
         [
             [
@@ -100,11 +110,28 @@ def measure_losses(study: StudyFolder, bench: Workbench, others: Mapping[str, Pa
             if any(key[0] == task for key in wanted)
         ],
     )
+    _show_accuracy(bench, known, models)
+
+
+def _show_accuracy(bench: Workbench, known: Mapping[tuple[str, str], dict[str, str]], models: Sequence[str]) -> None:
+    """Prints how often an encoder's adapters are right."""
+    rows = []
+    for task in bench.tasks:
+        own = {model: known[task, model] for model in models if known.get((task, model), {}).get("accuracy")}
+        cells = [f"{float(own[model]['accuracy']):.3f}" if model in own else "-" for model in models]
+        rows += [[task, f"{float(row['majority']):.3f}", *cells] for row in list(own.values())[:1]]
+    if rows:
+        show_table("Held-out accuracy", ["task", "commonest class", *models], rows)
+
+
+def _scores(confusion: np.ndarray) -> dict[str, str]:
+    return {name: f"{float(score(confusion)):.6f}" for name, score in OF_CLASSES.items()}
 
 
 def _csv(rows: list[dict[str, str]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    columns = COLUMNS + [name for name in OF_CLASSES if any(name in row for row in rows)]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

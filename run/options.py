@@ -49,15 +49,25 @@ class DataConfig:
     """Which tasks, and how much of each."""
 
     data: str = "builtin"
-    """`builtin`, or a folder of JSONL files."""
+    """`builtin`, a folder of JSONL files, flan2021, ni:FOLDER, mapped:FILE or conll2012:FOLDER: see docs/data.md."""
     tasks: tuple[str, ...] = ()
-    """Tasks by name; all of the source when none is named."""
+    """Tasks by name or glob (`wmt*`); all of the source when none is named."""
+    clusters: tuple[str, ...] = ()
+    """Tasks of these clusters only, by name or glob."""
+    unseen: tuple[str, ...] = ()
+    """Tasks or clusters that E is not trained on, by name or glob: what E makes of tasks that are new to it."""
     train_examples: int = 1000
     """Training examples of each task at most."""
     test_examples: int = 128
     """Held-out prompts of each task at most: those that losses and similarities are measured on."""
+    drop_constant_prompts: bool = False
+    """Leave out prompts that a task repeats word for word: they say nothing of their example."""
+    skip_bad_rows: int = 0
+    """Bad rows that are passed over, and told of; one more is an error."""
 
     def __post_init__(self):
+        if self.skip_bad_rows < 0:
+            raise LorajaxError(f"--skip-bad-rows must be 0 or more, found {self.skip_bad_rows}")
         if self.train_examples < 1:
             raise LorajaxError(f"--train-examples must be at least 1, found {self.train_examples}")
         if self.test_examples < 4:
@@ -68,8 +78,10 @@ class DataConfig:
 class StudyConfig:
     """What defines a study: the base model, the data, the adapters and their training."""
 
+    recipe: str = ""
+    """`layer-by-layer`, `task-vectors`, `demo` or a .toml file: its settings become the defaults of all flags."""
     model: str = "smollm2"
-    """`smollm2`, a folder of a Llama-family checkpoint, a .gguf file, or a hub id owner/name."""
+    """`smollm2`, a folder of a Llama-family or RoBERTa checkpoint, a .gguf file, or a hub id owner/name."""
     dtype: Dtype = "float32"
     """Of the frozen weights and of the arithmetic: float32 or bfloat16. Adapters are always float32."""
     quantize: Quantize = "none"

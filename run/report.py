@@ -1,10 +1,11 @@
 """Writes a study's report: one HTML file that holds its figures, tables, cautions, and what they were made from.
 
     python -m run.report STUDY
+    python -m run.report STUDY STUDY --out FOLDER
 
 STUDY gets `report.html`, which needs no network, script or other file, and `figures/*.svg`. Every sentence under
 "Summary" is computed from the numbers in the study. A part that is not computed yet is named, with the command for it.
-The same results give the same report, byte for byte.
+The same results give the same report, byte for byte. Several studies: see `run.side_by_side`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import dataclasses
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from markupsafe import Markup
 
 from lorajax.errors import LorajaxError
 from lorajax.files import write_text
-from run import adapter_report, figures
+from run import adapter_report, figures, published
 from run.findings import cka_findings, count, loss_findings, warnings
 from run.layer_findings import ablation_findings, band_findings, cluster_findings, readability_findings
 from run.options import StudyConfig
@@ -36,10 +38,20 @@ from run.terminal import command, say
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Write a study's report again from its results."""
+    """Write a study's report again from its results, or put several studies of the same tasks side by side."""
 
-    study: tyro.conf.Positional[Path]
-    """Folder of a study: it holds study.json."""
+    studies: tyro.conf.Positional[tuple[Path, ...]]
+    """Folder of a study, or of several: each holds study.json."""
+    out: Path | None = None
+    """Folder for what several studies come to, side by side."""
+
+    def __post_init__(self):
+        if not self.studies:
+            raise LorajaxError("name a study; --help tells more")
+        if len(self.studies) > 1 and self.out is None:
+            raise LorajaxError("--out: name a folder for the comparison of several studies")
+        if len(self.studies) == 1 and self.out is not None:
+            raise LorajaxError("--out goes with several studies; the report of one is written into its folder")
 
 
 def build(study: Path) -> Path:
@@ -80,6 +92,10 @@ def build(study: Path) -> Path:
     adapters = adapter_report.compared(results, folder.record["config"].get("init") == "shared")
     if adapters is not None:
         drawn |= adapters["figures"]
+    beside = published.beside(folder, cka)
+    if beside is not None:
+        drawn |= beside.figures
+        write_text(results / "published.csv", beside.csv())
     paths = {name: figures.save(figure, study / "figures" / f"{name}.svg") for name, figure in drawn.items()}
     templates = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
     page = jinja2.Environment(
@@ -100,6 +116,7 @@ def build(study: Path) -> Path:
             *(adapters["findings"] if adapters is not None else []),
         ],
         adapters=adapters,
+        published=beside,
         bands=None if bands is None else bands_table(bands),
         ablation=None if ablation is None else ablation_table(ablation),
         losses=None if losses is None else loss_table(losses),
@@ -218,7 +235,29 @@ def inline(svg: str, name: str) -> Markup:
 
 def main() -> None:
     """Entry point of `python -m run.report`."""
-    say(str(build(tyro.cli(Report, description=__doc__, prog="python -m run.report").study)))
+    options = tyro.cli(Report, description=__doc__, prog="python -m run.report")
+    if options.out is None:
+        say(str(build(options.studies[0])))
+        return
+    from run.side_by_side import compare_studies  # which needs this module
+
+    names = names_of([study.resolve() for study in options.studies])
+    say(str(compare_studies(dict(zip(names, options.studies, strict=True)), options.out)[1]))
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """What studies are called beside each other: the end of their paths, as much of it as tells them apart.
+
+    Raises:
+      LorajaxError: the same folder twice.
+    """
+    if len(set(folders)) < len(folders):
+        raise LorajaxError(f"the same study twice: {', '.join(map(str, folders))}")
+    for parts in range(1, max(len(folder.parts) for folder in folders) + 1):
+        names = ["/".join(folder.parts[-parts:]) for folder in folders]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from lorajax.files import write_text
 from lorajax.generation import Answer, GenerateConfig, generate, stop_tokens
 from lorajax.lora.adapter import stack, zeros_like
 from lorajax.lora.peft import load_adapter
+from lorajax.models.kinds import decoder
 from lorajax.scores import exact_match, rouge_l, strict_match
 from run.lock import study_lock
 from run.options import MULTI_TASK, named_adapters
@@ -134,7 +135,7 @@ def answer(
     report: Callable[[int], None] = lambda more: None,
 ) -> list[list[Answer]]:
     """What each of `models`, folders by name, answers to the first held-out prompts, all in the same programs."""
-    model = bench.checkpoint.model
+    model = decoder(bench.checkpoint.model, "run.score (results/losses.csv has the accuracies of an encoder)")
     loaded = {m: load_adapter(folder, model.config)[0] for m, folder in models.items() if m != "base"}
     base = [zeros_like(adapter) for adapter in loaded.values()][:1]
     parts = [base[0] if m == "base" else loaded[m] for m in models] if loaded else []

@@ -13,18 +13,24 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import gc
 import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
 
-import tyro
-
+from lorajax.data.jsonl import check_name
 from lorajax.errors import LorajaxError
-from run import cka_all_layers, embed_tasks, readability, report, spectrum
+from run import cka_all_layers, embed_tasks, readability, recipes, report, spectrum
 from run.ablate_layers import AblateLayers, ablate_layers
 from run.compare_adapters import CompareAdapters, compare_adapters, is_compared
 from run.comparison import Comparison
+from run.dry_run import dry_run
 from run.finetune import Finetune, complain, finetune
 from run.lock import study_lock
 from run.observe import observe
+from run.options import StudyConfig
+from run.recipes import Recipe
+from run.side_by_side import compare_studies
 from run.study_folder import StudyFolder
 from run.subjects import StudySubject
 from run.terminal import command, say
@@ -35,13 +41,50 @@ from run.workbench import Workbench
 class Study(Finetune):
     """Train adapters for many tasks, compare them with the base model across all layers, and write a report."""
 
+    bases: tuple[str, ...] = ()
+    """NAME=MODEL for several base models, as instruct and base: a study of each in STUDY/NAME, then side by side."""
     ablation_examples: int = 32
     """Held-out examples of each task for the causal check, its adapter in some bands of layers only; 0 for none."""
+    dry_run: bool = False
+    """Tell settings, data and cost, and do nothing."""
 
     def __post_init__(self):
         super().__post_init__()
+        parse_bases(self.bases)
         if self.ablation_examples < 0 or self.ablation_examples == 1:
             raise LorajaxError(f"--ablation-examples is 0 (none) or at least 2, found {self.ablation_examples}")
+
+
+def parse_bases(entries: Sequence[str]) -> dict[str, str]:
+    """The models that `--bases NAME=MODEL ...` names, by name.
+
+    Raises:
+      LorajaxError: another form, a name that cannot name a folder or is given twice, or a single base.
+    """
+    bases: dict[str, str] = {}
+    for entry in entries:
+        name, equals, model = entry.partition("=")
+        if not (equals and model):
+            raise LorajaxError(f"--bases {entry}: expected NAME=MODEL")
+        check_name("base", name, f"--bases {entry}")
+        if name.casefold() in {*map(str.casefold, bases), "results", "figures"}:
+            raise LorajaxError(f"--bases {entry}: the name {name!r} is in use; give it another")
+        bases[name] = model
+    if len(bases) == 1:
+        raise LorajaxError(f"--bases {' '.join(entries)}: a single base; name two or more, or give --model")
+    return bases
+
+
+def study_bases(options: Study) -> None:
+    """A study of each base, then all side by side."""
+    folders = {}
+    for name, model in parse_bases(options.bases).items():
+        say(f"base {name}: {model}")
+        config = dataclasses.replace(options.config, model=model)
+        folders[name] = options.out / name
+        study(dataclasses.replace(options, out=folders[name], config=config, bases=()))
+        gc.collect()  # the weights of one base at a time
+    say(f"report: {compare_studies(folders, options.out)[1].absolute()}")
 
 
 def study(options: Study) -> None:
@@ -101,9 +144,28 @@ def found_bands(folder: StudyFolder) -> list[tuple[int, int]]:
     return [(int(row["first"].removeprefix("block ")), int(row["last"].removeprefix("block "))) for row in rows]
 
 
+def from_recipe(recipe: Recipe) -> Study:
+    """The settings of a recipe.
+
+    Raises:
+      LorajaxError: a flag that there is not.
+    """
+    own = {key: value for key, value in recipe.flags.items() if key in ("bases", "ablation_examples")}
+    rest = {key: value for key, value in recipe.flags.items() if key not in own}
+    if "bases" in own:
+        own["bases"] = tuple(own["bases"])
+    return Study(Path("studies", recipe.name), StudyConfig.from_flat(rest | {"recipe": recipe.name}), **own)
+
+
 def main() -> None:
     """Entry point of `python -m run.study`."""
-    study(tyro.cli(Study, description=__doc__, prog="python -m run.study"))
+    options = recipes.cli(Study, from_recipe, description=__doc__, prog="python -m run.study")
+    if options.dry_run:
+        dry_run(options.config, parse_bases(options.bases), options.out)
+    elif options.bases:
+        study_bases(options)
+    else:
+        study(options)
 
 
 if __name__ == "__main__":

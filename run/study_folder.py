@@ -6,7 +6,7 @@ training/GROUP/    checkpoints and metrics of the adapters trained together
 metrics.jsonl      losses of all adapters, by step
 results/           losses.csv, adapter_losses.csv, scores.csv, generations.jsonl; cka, spectrum, embedding and ablation
                    as NAME.nc with a CSV beside it, and NAME/TASK.nc, what they are joined from; bands.csv,
-                   readability.csv
+                   readability.csv; published.csv, where the recipe has published numbers
 activations/       hidden states, where they were asked for
 figures/, report.html
 """
@@ -36,6 +36,8 @@ NO_PART = {
     "config.remat",
     "config.model",
     "config.data",
+    "config.recipe",
+    "config.skip_bad_rows",
     "model.name",
     "data.source",
 }

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lorajax.activations import HiddenStates, PerPrompt, States, Tokens
+from lorajax.data.classes import find_classes
 from lorajax.data.prompts import PromptConfig, body, tokenize
 from lorajax.data.task import Task
 from lorajax.errors import LorajaxError
@@ -25,11 +26,13 @@ from lorajax.lora.adapter import Adapter, LoraConfig, init_adapter, stack, zeros
 from lorajax.lora.peft import CONFIG, WEIGHTS, load_adapter
 from lorajax.mesh import choose_mesh
 from lorajax.models.checkpoint import Checkpoint, load
+from lorajax.models.kinds import is_encoder
 from run.options import MULTI_TASK, DataConfig, Dtype
 from run.study_folder import StudyFolder
+from run.task_loading import load_tasks
 from run.task_results import Provenance
 from run.terminal import say
-from run.workbench import Workbench, load_tasks
+from run.workbench import Workbench
 
 #: Other names of a study's models, as the papers' readers say them.
 ALIASES = {"multitask": "E", "control": "C"}
@@ -40,7 +43,8 @@ class HiddenConfig:
     """Which hidden states are compared."""
 
     tokens: Tokens = "last"
-    """Each prompt's `last` token, the `mean` over its tokens, or `all` of its tokens, each for itself."""
+    """Each prompt's `last` token (an encoder's first one, which it answers at), the `mean` over its tokens, or `all` of
+    its tokens, each for itself."""
     layers: tuple[int, ...] = ()
     """Layers by number (0: embedding, 1 to L: after each block, L + 1: the final norm); all when none is named."""
     max_examples: int = 10_000
@@ -227,7 +231,8 @@ class NamedModels:
         """One run of each checkpoint, with all adapters of it; each has its own tokenizer."""
         found: dict[str, States] = {}
         for checkpoint in {id(c): c for name, (c, _) in self._sources.items() if name in models}.values():
-            prompts = tokenize(self._tasks[task].test, checkpoint.tokenizer, self._prompt).prompts
+            classes = find_classes(self._tasks) if is_encoder(checkpoint.model.config) else None
+            prompts = tokenize(self._tasks[task].test, checkpoint.tokenizer, self._prompt, classes).prompts
             chosen = {n: a for n, (c, a) in self._sources.items() if c is checkpoint and n in models}
             found |= self._programs.run(checkpoint, chosen, prompts, config, per_prompt)
         return {name: found[name] for name in models}

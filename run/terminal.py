@@ -23,13 +23,13 @@ def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table whose first column is text and whose others are numbers."""
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: Sequence[int] = ()) -> None:
+    """A table whose first column is text and whose others are numbers, but for the columns `words`, which may wrap."""
     if not is_first():
         return
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+        table.add_column(column, justify="left" if i == 0 or i in words else "right", no_wrap=i not in words)
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -16,49 +16,24 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from lorajax.data import builtin, jsonl
 from lorajax.data.batching import Stream, plan_layouts
+from lorajax.data.classes import Classes, find_classes
 from lorajax.data.mixture import quotas
-from lorajax.data.prompts import Tokenized, tokenize
-from lorajax.data.task import Task, overlap, select
+from lorajax.data.prompts import Tokenized, first, join, pick
+from lorajax.data.sources import absolute
+from lorajax.data.task import Task, overlap
+from lorajax.data.token_cache import cached_tokenize
 from lorajax.errors import LorajaxError
 from lorajax.lora.adapter import LoraConfig, init_adapter, stack
 from lorajax.mesh import choose_mesh, on_host, on_mesh
-from lorajax.models.checkpoint import Checkpoint, load
-from lorajax.models.config import ModelConfig
+from lorajax.models.checkpoint import Checkpoint, cache_folder, load
+from lorajax.models.kinds import is_encoder
+from lorajax.models.tables import Config
 from lorajax.training.capacity import fleet_size
 from lorajax.training.fleet import Fleet
-from run.options import MULTI_TASK, DataConfig, StudyConfig
+from run.options import MULTI_TASK, StudyConfig
+from run.task_loading import load_tasks, seen_by_multi_task
 from run.terminal import say
-
-#: HSIC_1 is defined for four examples or more.
-LEAST_TEST = 4
-
-
-def load_tasks(config: DataConfig) -> dict[str, Task]:
-    """The tasks that the settings name, with at most the numbers of examples they allow."""
-    if config.data == "builtin":
-        names = select(builtin.names(), config.tasks) or builtin.names()
-        counts = {"n_train": config.train_examples, "n_test": config.test_examples}
-        tasks = {name: builtin.load(name, **counts) for name in names}
-    else:
-        found = jsonl.read_folder(Path(config.data))
-        tasks = {name: found[name] for name in select(found, config.tasks) or sorted(found)}
-    folders = {MULTI_TASK.casefold(): MULTI_TASK}
-    for name, task in tasks.items():
-        # Adapters are folders, and some file systems do not tell upper from lower case.
-        if (other := folders.setdefault(name.casefold(), name)) != name or name == MULTI_TASK:
-            raise LorajaxError(f"task {name!r}: this name cannot be used beside {other!r}")
-        if len(task.test) < LEAST_TEST:
-            raise LorajaxError(
-                f"task {name!r}: {len(task.test)} test rows; the debiased CKA needs {LEAST_TEST} or more"
-            )
-    return {
-        name: dataclasses.replace(
-            task, train=task.train[: config.train_examples], test=task.test[: config.test_examples]
-        )
-        for name, task in tasks.items()
-    }
 
 
 def _set_aside(name: str, examples: Tokenized, count: int, *, seed: int) -> tuple[Tokenized, Tokenized]:
@@ -67,17 +42,11 @@ def _set_aside(name: str, examples: Tokenized, count: int, *, seed: int) -> tupl
     if total <= count:
         raise LorajaxError(f"task {name!r}: {total} training examples; --validation-examples {count} leaves none")
     # At random: a file may be sorted, by label for one.
-    chosen = set(np.random.default_rng((seed, zlib.crc32(name.encode()))).permutation(total)[:count].tolist())
-
-    def part(inside: bool) -> dict[str, Any]:
-        rows = [i for i in range(total) if (i in chosen) is inside]
-        prompts, answers = examples.prompts, examples.answers
-        return {"prompts": tuple(prompts[i] for i in rows), "answers": tuple(answers[i] for i in rows)}
-
-    return dataclasses.replace(examples, **part(False)), Tokenized(**part(True))
+    order = np.random.default_rng((seed, zlib.crc32(name.encode()))).permutation(total).tolist()
+    return pick(examples, sorted(order[count:])), pick(examples, sorted(order[:count]))
 
 
-def base_bytes(model: ModelConfig, config: StudyConfig) -> int:
+def base_bytes(model: Config, config: StudyConfig) -> int:
     """About how much memory the frozen weights take: 4.5 or 8.5 bits each when quantised, embeddings never."""
     width = {"float32": 4, "bfloat16": 2}[config.dtype]
     embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_embeddings else 2)
@@ -105,7 +74,7 @@ class Workbench:
     def prepare(cls, config: StudyConfig, *, mesh: str | None = None) -> Workbench:
         """Loads tasks first, since they fail fast, then the model. Relative paths in the settings become absolute."""
         tasks = load_tasks(config.data)
-        data = dataclasses.replace(config.data, data=_absolute(config.data.data))
+        data = dataclasses.replace(config.data, data=absolute(config.data.data))
         config = dataclasses.replace(config, model=_absolute(config.model), data=data)
         if config.dtype == "float32":
             # Accelerators round the operands of float32 products unless told not to.
@@ -125,8 +94,10 @@ class Workbench:
         for name, task in tasks.items():
             if repeated := overlap(task):
                 say(f"task {name}: {repeated} of {len(task.test)} test examples are among those trained on")
-        train = {name: tokenize(t.train, checkpoint.tokenizer, config.prompt) for name, t in tasks.items()}
-        test = {name: tokenize(t.test, checkpoint.tokenizer, config.prompt) for name, t in tasks.items()}
+        classes = find_classes(tasks) if is_encoder(checkpoint.model.config) else None
+        how = (checkpoint.tokenizer, config.prompt, cache_folder() / "tokens", classes)
+        train = {name: cached_tokenize(task.train, *how) for name, task in tasks.items()}
+        test = {name: cached_tokenize(task.test, *how) for name, task in tasks.items()}
         validation = {}
         if config.train.evaluate_every:
             for name, examples in train.items():
@@ -135,7 +106,7 @@ class Workbench:
                 )
         bench = cls(config, checkpoint, tasks, train, validation, test)
         everything = (*train.values(), *validation.values(), *test.values())
-        largest = max(int(ids.max()) for s in everything for ids in (*s.prompts, *s.answers))
+        largest = max(int(row.tokens.max()) for s in everything for row in s.rows)
         if largest >= (vocabulary := checkpoint.model.config.vocab_size):
             raise LorajaxError(
                 f"model {config.model!r}: its tokenizer gives token {largest}, its embedding has {vocabulary} rows"
@@ -148,6 +119,12 @@ class Workbench:
         return bench
 
     @property
+    def seen(self) -> list[str]:
+        """The tasks that E is trained on."""
+        clusters = {name: task.cluster for name, task in self.tasks.items()}
+        return seen_by_multi_task(clusters, list(self.tasks), self.config.data)
+
+    @property
     def mesh(self) -> Mesh:
         """The devices that the model is on."""
         return on_mesh(nnx.state(self.checkpoint.model))[1]
@@ -157,13 +134,23 @@ class Workbench:
         own = {key: value for key, value in self.config.train.own(name).items() if key in ("rank", "alpha")}
         return dataclasses.replace(self.config.lora, **own)
 
+    @property
+    def classes(self) -> Classes | None:
+        """What an encoder tells apart: the labels of all tasks. None for a decoder."""
+        return next(iter(self.train.values())).classes
+
+    def own_classes(self, name: str) -> Classes | None:
+        """Those that the adapter `name` is trained on."""
+        tasks = self.seen if name == MULTI_TASK else [name]
+        return None if self.classes is None else self.classes.of(tasks)
+
     def quotas(self, name: str) -> dict[str, int]:
         """Examples of each task in one epoch of the adapter `name`."""
         counts = {task: len(examples) for task, examples in self.train.items()}
         if name != MULTI_TASK:
             return {name: counts[name]}
-        clusters = {task: self.tasks[task].cluster for task in counts}
-        return quotas(counts, clusters, self.config.mixture)
+        seen = {task: counts[task] for task in self.seen}
+        return quotas(seen, {task: self.tasks[task].cluster for task in seen}, self.config.mixture)
 
     def steps(self, name: str) -> int:
         """Optimizer steps of the adapter `name`."""
@@ -184,14 +171,13 @@ class Workbench:
         ).layouts
         largest = dataclasses.replace(layouts[-1], answers=max(layout.answers for layout in layouts))
         lora = dataclasses.replace(self.config.lora, rank=max(self.lora(name).rank for name in names))
-        return fleet_size(self.checkpoint.model, lora, train, largest, mesh, most=most)
+        return fleet_size(self.checkpoint.model, lora, train, largest, mesh, most=most, classes=self.classes)
 
     def fleet(self, names: Sequence[str]) -> Fleet:
         """The adapters `names`, ready to be trained together."""
-        train, model = self.config.train, self.checkpoint.model.config
+        train, model, classes = self.config.train, self.checkpoint.model.config, self.classes
         with on_host():  # one device need not hold them all
-            parts = [init_adapter(model, self.lora(name), [name], seed=train.seed) for name in names]
-            adapter = stack(parts)
+            adapter = stack([init_adapter(model, self.lora(n), [n], seed=train.seed, classes=classes) for n in names])
         return Fleet(
             names=tuple(names),
             adapter=adapter,
@@ -211,9 +197,9 @@ class Workbench:
         """Validation examples of an adapter; of E, as many in all, or one of each task."""
         if name != MULTI_TASK:
             return self.validation[name]
-        each = -(-self.config.train.validation_examples // len(self.validation))
-        prompts = tuple(p for s in self.validation.values() for p in s.prompts[:each])
-        return Tokenized(prompts, tuple(a for s in self.validation.values() for a in s.answers[:each]))
+        sets = [self.validation[task] for task in self.seen]
+        each = -(-self.config.train.validation_examples // len(sets))
+        return join([first(own, each) for own in sets])
 
     @property
     def pad(self) -> int:
@@ -224,7 +210,7 @@ class Workbench:
     def facts(self) -> dict[str, Any]:
         """What the study's record says of model and data."""
         model = self.checkpoint.model.config
-        digest = hashlib.sha256()
+        digest, seen = hashlib.sha256(), set(self.seen)
         for task in self.tasks.values():
             for example in (*task.train, *task.test):
                 digest.update(json.dumps(dataclasses.asdict(example), sort_keys=True).encode())
@@ -241,6 +227,7 @@ class Workbench:
                 "tasks": {
                     name: {
                         "cluster": task.cluster,
+                        "seen": name in seen,
                         "train": len(task.train),
                         "test": len(task.test),
                         "cut_prompts": self.train[name].cut_prompts + self.test[name].cut_prompts,

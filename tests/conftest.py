@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,11 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 os.environ["HF_HUB_OFFLINE"] = "1"
 jax.config.update("jax_default_matmul_precision", "highest")
+
+TESTS = Path(__file__).parent
+
+#: Cases of one test of a measure, or of a comparison with another implementation, that are not `slow`.
+EVERYDAY_CASES = 2
 
 #: Where the workers of one run keep compiled programs for each other: many tests compile the same small ones.
 PROGRAMS = "LORAJAX_TEST_PROGRAMS"
@@ -42,7 +48,17 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ.pop(PROGRAMS), ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` is looked at
 def pytest_collection_modifyitems(config, items):
+    # Modules with long fixtures first: what idle workers take over from others is then without any.
+    order = ("run", "faults", "recipes", "parity", "lorajax", "analysis")
+    items.sort(key=lambda item: order.index(item.path.relative_to(TESTS).parts[0]))
+    seen: dict[str, int] = {}
+    for item in items:
+        function = item.nodeid.split("[")[0]
+        seen[function] = seen.get(function, 0) + 1
+        if seen[function] > EVERYDAY_CASES and item.path.relative_to(TESTS).parts[0] in ("parity", "analysis"):
+            item.add_marker(pytest.mark.slow)
     if config.getoption("--one-of-each"):
         first = {item.nodeid.split("[")[0]: item for item in reversed(items)}
         config.hook.pytest_deselected(items=[item for item in items if item not in first.values()])

@@ -10,6 +10,8 @@ not for T.
     labels   [N, P, R] int32    that token
     weights  [N, P, R] float32  1, or 0 for padding
 
+Where an encoder answers by a class (`ReadRow`), `predict` is the first token's place and `labels` the class.
+
 Packing is only a layout: a stream's batch holds the same examples with or without it, so the mean over a step's answer
 tokens is the same to rounding. Programs are compiled for shapes: `plan_layouts` covers what the steps of a run need
 with a handful of layouts, and as little padding as these allow.
@@ -24,10 +26,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from lorajax.data.prompts import Tokenized
+from lorajax.data.prompts import Row, Tokenized
 
 Batch = dict[str, np.ndarray]
-Row = tuple[np.ndarray, np.ndarray]  # prompt and answer of an example, as token ids
+Rows = Sequence[Row | tuple[np.ndarray, np.ndarray]]  # examples, or prompts and answers of a decoder's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,20 +71,20 @@ class Stream:
     """
 
     def __init__(self, name: str, sets: Sequence[Tokenized], *, seed: int, quotas: Sequence[int] | None = None):
-        self._rows = [row for s in sets for row in zip(s.prompts, s.answers, strict=True)]
+        self._rows = [row for s in sets for row in s.rows]
         self._counts = [len(s) for s in sets]
         self._quotas = list(self._counts if quotas is None else quotas)
         if len(self._quotas) != len(sets) or min(self._quotas + self._counts, default=0) < 1:
             raise ValueError(f"stream {name!r}: quotas {self._quotas} of sets of {self._counts} examples")
         self.epoch_size = sum(self._quotas)
-        self._lengths = np.asarray([(len(p) + len(a), len(a)) for p, a in self._rows], np.int32)
+        self._lengths = np.asarray([row.lengths for row in self._rows], np.int32)
         self._key = (seed, zlib.crc32(name.encode()))
         # The next step mostly needs what the last one needed.
         self._epoch = functools.lru_cache(1)(self._shuffled_epoch)
         self._pass = functools.lru_cache(2 * len(sets))(self._shuffled_pass)
 
     def rows(self, step: int, size: int) -> list[Row]:
-        """Prompt and answer of the `size` examples of batch `step`."""
+        """The `size` examples of batch `step`."""
         return [self._rows[i] for i in self._examples(step, size)]
 
     def lengths(self, step: int, size: int) -> np.ndarray:
@@ -179,7 +181,7 @@ def batch_at(
 
 
 def batches(
-    rows: Sequence[Row], *, rows_per_batch: int, length: int, packed: bool, pad: int, answer_multiple: int = 8
+    rows: Rows, *, rows_per_batch: int, length: int, packed: bool, pad: int, answer_multiple: int = 8
 ) -> Iterator[Batch]:
     """All examples of a fixed list, such as a test set, in batches of one layout and without the axis N.
 
@@ -187,13 +189,13 @@ def batches(
     `answer_multiple`. Rows come in the order of `pack`; padding fills up the last batch. ValueError as in `lay_out`.
     """
     groups = _groups(rows, length, packed)
-    answers = max((sum(len(answer) for _, answer in group) for group in groups), default=0)
+    answers = max((sum(len(row.answer) for row in group) for group in groups), default=0)
     layout = Layout(rows_per_batch, length, round_up(answers, answer_multiple))
     for start in range(0, len(groups), rows_per_batch):
         yield _fill(groups[start : start + rows_per_batch], layout, pad=pad, packed=packed)
 
 
-def lay_out(rows: Sequence[Row], layout: Layout, *, pad: int, packed: bool) -> Batch:
+def lay_out(rows: Rows, layout: Layout, *, pad: int, packed: bool) -> Batch:
     """Examples as the arrays of one stream, `[P, ...]`: one in each row, or packed. Unused rows are padding.
 
     Raises:
@@ -269,10 +271,10 @@ def _cover(needs: np.ndarray, most: int) -> list[int]:
     return [int(values[end - 1]) for end in reversed(ends)]
 
 
-def _groups(rows: Sequence[Row], length: int, packed: bool) -> list[list[Row]]:
-    if not packed:
-        return [[row] for row in rows]
-    return [[rows[i] for i in group] for group in pack([len(p) + len(a) for p, a in rows], length)]
+def _groups(rows: Rows, length: int, packed: bool) -> list[list[Row]]:
+    each = [row if isinstance(row, Row) else Row(*row) for row in rows]
+    numbers = pack([row.lengths[0] for row in each], length) if packed else [[i] for i in range(len(each))]
+    return [[each[i] for i in group] for group in numbers]
 
 
 def _fill(groups: Sequence[Sequence[Row]], layout: Layout, *, pad: int, packed: bool) -> Batch:
@@ -284,16 +286,15 @@ def _fill(groups: Sequence[Sequence[Row]], layout: Layout, *, pad: int, packed: 
     weights = np.zeros((layout.rows, layout.answers), np.float32)
     for r, group in enumerate(groups):
         end = answered = 0
-        for number, (prompt, answer) in enumerate(group, 1):
-            if not len(prompt):
+        for number, row in enumerate(group, 1):
+            if not len(row.prompt):
                 raise ValueError("an example has an empty prompt: nothing precedes its answer")
-            start, middle, known = end, end + len(prompt), answered
-            end, answered = middle + len(answer), answered + len(answer)
+            start, known = end, answered
+            end, answered = start + row.lengths[0], answered + row.lengths[1]
             if end > layout.length or answered > layout.answers:
                 raise ValueError(f"a row of {end} tokens, {answered} of them answers, does not fit into {layout}")
-            tokens[r, start:middle], tokens[r, middle:end] = prompt, answer
-            segments[r, start:end] = number
-            predict[r, known:answered], labels[r, known:answered] = np.arange(middle - 1, end - 1), answer
+            tokens[r, start:end], segments[r, start:end] = row.tokens, number
+            predict[r, known:answered], labels[r, known:answered] = start + row.places, row.answer
         weights[r, :answered] = 1
     batch = {"tokens": tokens, "predict": predict, "labels": labels, "weights": weights}
     return batch | {"segments": segments} if packed else batch

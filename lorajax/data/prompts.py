@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from lorajax.data.classes import Classes
 from lorajax.data.task import Example
 from lorajax.errors import LorajaxError
 
@@ -37,22 +38,83 @@ class PromptConfig:
             )
 
 
+class Row(NamedTuple):
+    """An example for a decoder, which writes its answer: token ids of both, laid out one after the other."""
+
+    prompt: np.ndarray
+    answer: np.ndarray
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """All that is laid out."""
+        return np.concatenate([self.prompt, self.answer])
+
+    @property
+    def places(self) -> np.ndarray:
+        """Where each part of the answer is predicted, counted from the first token."""
+        return np.arange(len(self.prompt) - 1, len(self.prompt) - 1 + len(self.answer))
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """How many tokens are laid out, and how many parts of an answer are predicted."""
+        return len(self.prompt) + len(self.answer), len(self.answer)
+
+
+class ReadRow(Row):
+    """An example for an encoder, off which its answer is read, at the first token: `answer` is one class, `[1]`."""
+
+    @property
+    def tokens(self) -> np.ndarray:
+        return self.prompt
+
+    @property
+    def places(self) -> np.ndarray:
+        return np.zeros(1, np.int64)
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        return len(self.prompt), 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Tokenized:
-    """Prompts and answers as token ids, and how many of each had to be cut."""
+    """Prompts and answers as token ids, and how many of each had to be cut.
+
+    With `classes`, each answer is the number of one of them, for an encoder.
+    """
 
     prompts: tuple[np.ndarray, ...]
     answers: tuple[np.ndarray, ...]
     cut_prompts: int = 0
     cut_answers: int = 0
+    classes: Classes | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The examples, one by one."""
+        kind = Row if self.classes is None else ReadRow
+        return [kind(prompt, answer) for prompt, answer in zip(self.prompts, self.answers, strict=True)]
 
 
 def first(examples: Tokenized, most: int) -> Tokenized:
     """The first `most` of `examples`; how many were cut is told of all of them."""
     return dataclasses.replace(examples, prompts=examples.prompts[:most], answers=examples.answers[:most])
+
+
+def pick(examples: Tokenized, numbers: Iterable[int]) -> Tokenized:
+    """Those of `examples` with these numbers; how many were cut is told of all of them."""
+    chosen = list(numbers)
+    prompts, answers = (tuple(own[i] for i in chosen) for own in (examples.prompts, examples.answers))
+    return dataclasses.replace(examples, prompts=prompts, answers=answers)
+
+
+def join(sets: Sequence[Tokenized]) -> Tokenized:
+    """All examples of `sets`, one or more of one kind, in their order; nothing is told of cuts."""
+    prompts, answers = (tuple(ids for s in sets for ids in getattr(s, name)) for name in ("prompts", "answers"))
+    return Tokenized(prompts, answers, classes=sets[0].classes)
 
 
 def body(example: Example) -> str:
@@ -90,12 +152,16 @@ def begins_with_bos(tokenizer: Any) -> bool:
     return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
 
-def tokenize(examples: Iterable[Example], tokenizer: Any, config: PromptConfig) -> Tokenized:
+def tokenize(
+    examples: Iterable[Example], tokenizer: Any, config: PromptConfig, classes: Classes | None = None
+) -> Tokenized:
     """Prompts and answers of `examples` within the lengths of `config`; what is cut is counted.
 
     The answer is tokenised apart from the prompt, so the prompt's tokens do not depend on it; it ends with the
-    end-of-sequence token, which is learnt too.
+    end-of-sequence token, which is learnt too. With `classes`, the examples are for an encoder, see below.
     """
+    if classes is not None:
+        return tokenize_for_encoder(examples, tokenizer, config, classes)
     examples = list(examples)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     space = "" if config.template == "chat" else " "
@@ -111,6 +177,29 @@ def tokenize(examples: Iterable[Example], tokenizer: Any, config: PromptConfig) 
         prompts.append(np.asarray(drop_middle(prompt, room), np.int32))
         answers.append(np.asarray(answer, np.int32))
     return Tokenized(tuple(prompts), tuple(answers), cut_prompts, cut_answers)
+
+
+def tokenize_for_encoder(
+    examples: Iterable[Example], tokenizer: Any, config: PromptConfig, classes: Classes
+) -> Tokenized:
+    """The inputs alone as `<s> text </s>`, without instruction and template, and the classes of their targets.
+
+    Texts that are longer than `config.max_length` lose their middle. A pair of texts is one, as the record has it.
+
+    Raises:
+      LorajaxError: a target that is none of the classes, or a tokenizer without `<s>` and `</s>`.
+    """
+    begin, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    if begin is None or end is None or pad is None:
+        raise LorajaxError("the tokenizer of an encoder must have tokens for begin, end and padding (<s>, </s>, <pad>)")
+    prompts, answers, cut_prompts = [], [], 0
+    for example in examples:
+        answers.append(np.asarray([classes.number(example)], np.int32))
+        # A text may spell out the token that stands for padding.
+        ids = [i for i in tokenizer(example.input, add_special_tokens=False)["input_ids"] if i != pad]
+        cut_prompts += len(ids) + 2 > config.max_length
+        prompts.append(np.asarray([begin, *drop_middle(ids, config.max_length - 2), end], np.int32))
+    return Tokenized(tuple(prompts), tuple(answers), cut_prompts, classes=classes)
 
 
 def drop_middle(ids: Sequence[int], length: int) -> list[int]:

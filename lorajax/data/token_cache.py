@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from lorajax.data.classes import Classes
 from lorajax.data.prompts import PromptConfig, Tokenized, tokenize
 from lorajax.data.task import Example
 from lorajax.errors import LorajaxError
@@ -39,10 +40,14 @@ def cached_tokenize(
     tokenizer: Any,
     config: PromptConfig,
     folder: Path,
+    classes: Classes | None = None,
 ) -> Tokenized:
-    """What `tokenize` gives, from `folder` if it was made before; a folder that cannot be written only costs time."""
-    if len(examples) < LEAST or not hasattr(tokenizer, "backend_tokenizer"):
-        return tokenize(examples, tokenizer, config)
+    """What `tokenize` gives, from `folder` if it was made before; a folder that cannot be written only costs time.
+
+    For an encoder (with `classes`) nothing is kept.
+    """
+    if classes is not None or len(examples) < LEAST or not hasattr(tokenizer, "backend_tokenizer"):
+        return tokenize(examples, tokenizer, config, classes)
     file = folder / f"{_key(examples, tokenizer, config)}.npz"
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         found = _read(file)

@@ -7,19 +7,19 @@ are the module's path inside a block, as in the checkpoint. Everything downstrea
 applies it, `jax.grad` differentiates its factors, optax updates them, PEFT files hold them, `analysis` measures them.
 
 * One adapter is N = 1. `stack` joins sets along N, `take` picks from one.
+* For an encoder there may be one entry more, `HEAD`, which reads classes off it: see `lorajax.lora.head`.
 * A rank below the set's largest is padded with zero columns of `a` and zero rows of `b`: they get zero gradients and
   stay zero. A layer that is not adapted has scale 0.
-* `split` parts what is trained (the factors) from what is not (the scales); `join` is its inverse.
+* `split` parts what is trained (factors, heads) from what is not (scales, classes); `join` is its inverse.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,12 @@ import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from lorajax.data.classes import Classes
 from lorajax.errors import LorajaxError
-from lorajax.models.config import ModelConfig
+from lorajax.lora.head import HEAD, Head, init_head, stack_heads
+from lorajax.lora.targets import linear_shapes, target_layers
+from lorajax.models.roberta_config import RobertaConfig
+from lorajax.models.tables import Config
 
 
 @jax.tree_util.register_dataclass
@@ -97,9 +101,9 @@ class Dropout:
         return jnp.where(kept, x / (1 - self.rate), 0).astype(x.dtype)
 
 
-Adapter = dict[str, Lora]
+Adapter = dict[str, Lora | Head]
 Factors = dict[str, dict[str, Array]]
-Scales = dict[str, Array]
+Scales = dict[str, Array | Classes]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +117,8 @@ class LoraConfig:
     dropout: float = 0.0
     """Probability of dropping an input of the updates, in training only."""
     targets: tuple[str, ...] = ("q_proj", "v_proj")
-    """Module names, `all-linear`, or one regular expression over full names such as 'model.layers.0.mlp.up_proj'."""
+    """Module names, `all-linear`, or one regular expression over full names such as 'model.layers.0.mlp.up_proj'. Of an
+    encoder, q_proj, k_proj and v_proj are query, key and value."""
     rslora: bool = False
     """Scale by alpha / sqrt(r) (Kalajdzievski, 2023) instead of alpha / r."""
     init: Literal["shared", "independent"] = "shared"
@@ -135,68 +140,21 @@ class LoraConfig:
         return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
 
 
-def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """(in, out) of every linear module inside a block, by its path."""
-    size, inner = config.hidden_size, config.intermediate_size
-    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    return {
-        "self_attn.q_proj": (size, q),
-        "self_attn.k_proj": (size, kv),
-        "self_attn.v_proj": (size, kv),
-        "self_attn.o_proj": (q, size),
-        "mlp.gate_proj": (size, inner),
-        "mlp.up_proj": (size, inner),
-        "mlp.down_proj": (inner, size),
-    }
-
-
-def module_name(path: str, layer: int) -> str:
-    """The full name of a block's module, as in the checkpoint and in PEFT files."""
-    return f"model.layers.{layer}.{path}"
-
-
-def target_layers(targets: Sequence[str], config: ModelConfig) -> dict[str, np.ndarray]:
-    """Which layers of which modules `targets` names: path to a boolean `[layers]`, as PEFT resolves them.
-
-    A list names modules by the end of their full name; a single string that is no such end is a regular expression
-    that must match a full name; `all-linear` is every linear module of the blocks.
-
-    Raises:
-      LorajaxError: a target that matches nothing, with the modules there are.
-    """
-    paths = list(linear_shapes(config))
-    layers = range(config.num_layers)
-    if tuple(targets) == ("all-linear",):
-        return {path: np.ones(config.num_layers, bool) for path in paths}
-
-    def matched(target: str) -> dict[str, np.ndarray]:
-        names = {path: [module_name(path, layer) for layer in layers] for path in paths}
-        hit = {p: np.array([n == target or n.endswith("." + target) for n in ns]) for p, ns in names.items()}
-        if not any(h.any() for h in hit.values()) and len(targets) == 1:
-            try:
-                pattern = re.compile(target)
-            except re.error as error:
-                raise LorajaxError(f"target {target!r} is neither a module nor a regular expression: {error}") from None
-            hit = {p: np.array([pattern.fullmatch(n) is not None for n in ns]) for p, ns in names.items()}
-        if not any(h.any() for h in hit.values()):
-            raise LorajaxError(f"target {target!r} matches no linear module; there are: {', '.join(paths)}")
-        return hit
-
-    found: dict[str, np.ndarray] = {}
-    for target in targets:
-        for path, hit in matched(target).items():
-            if hit.any():
-                found[path] = found.get(path, np.zeros(config.num_layers, bool)) | hit
-    if not found:
-        raise LorajaxError("no targets: name at least one module to adapt, e.g. q_proj v_proj")
-    return {path: found[path] for path in paths if path in found}
-
-
-def init_adapter(config: ModelConfig, lora: LoraConfig, names: Sequence[str], *, seed: int = 0) -> Adapter:
+def init_adapter(
+    config: Config,
+    lora: LoraConfig,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    classes: Classes | None = None,
+) -> Adapter:
     """New adapters, one per name: A as PEFT draws it, U(-1/sqrt(in), 1/sqrt(in)) for every layer; B zero; float32.
 
     An adapter's values depend on (seed, its name, module, layer) alone, so it is the same in any set; with
-    `lora.init == "shared"` they do not depend on the name either.
+    `lora.init == "shared"` they do not depend on the name either. With `classes`, each gets a head for them.
+
+    Raises:
+      LorajaxError: a target that matches nothing; `classes` for a decoder.
     """
 
     def draw(name: str, path: str, in_features: int) -> Array:
@@ -208,7 +166,7 @@ def init_adapter(config: ModelConfig, lora: LoraConfig, names: Sequence[str], *,
         return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
     shapes = linear_shapes(config)
-    adapter = {}
+    adapter: Adapter = {}
     for path, layers in target_layers(lora.targets, config).items():
         in_features, out_features = shapes[path]
         adapter[path] = Lora(
@@ -216,12 +174,34 @@ def init_adapter(config: ModelConfig, lora: LoraConfig, names: Sequence[str], *,
             b=jnp.zeros((config.num_layers, len(names), lora.rank, out_features), jnp.float32),
             scale=jnp.where(jnp.asarray(layers)[:, None], lora.scale, 0.0) * jnp.ones((1, len(names)), jnp.float32),
         )
+    if classes is not None:
+        if not isinstance(config, RobertaConfig):
+            raise LorajaxError(f"a classification head is for an encoder; found {config.architecture}")
+        std, shared = config.initializer_range, lora.init == "shared"
+        adapter[HEAD] = init_head(config.hidden_size, classes, names, std=std, seed=seed, shared=shared)
     return adapter
 
 
-def size(adapter: Adapter) -> int:
+def loras(adapter: Mapping[str, Lora | Head]) -> dict[str, Lora]:
+    """The low-rank updates of the adapters, without their heads."""
+    return {path: part for path, part in adapter.items() if isinstance(part, Lora)}
+
+
+def head_of(adapter: Mapping[str, Lora | Head]) -> Head | None:
+    """The heads of the adapters, if they have any."""
+    head = adapter.get(HEAD)
+    return head if isinstance(head, Head) else None
+
+
+def with_classes(adapter: Adapter, classes: Classes | None) -> Adapter:
+    """The adapters with heads for `classes` (`Head.with_classes`); as they are without heads, or where that is None."""
+    head = head_of(adapter)
+    return adapter if head is None or classes is None else {**adapter, HEAD: head.with_classes(classes)}
+
+
+def size(adapter: Mapping[str, Lora | Head]) -> int:
     """N, the number of adapters in the set."""
-    return next(iter(adapter.values())).scale.shape[1]
+    return jax.tree.leaves(adapter)[0].shape[1]
 
 
 def take(adapter: Adapter, indices: Sequence[int]) -> Adapter:
@@ -231,19 +211,22 @@ def take(adapter: Adapter, indices: Sequence[int]) -> Adapter:
 
 
 def stack(adapters: Sequence[Adapter]) -> Adapter:
-    """One set of all the adapters, in order; modules missing in one are zero there, ranks are padded to the largest."""
+    """One set of all the adapters, in order; modules missing in one are zero there, ranks are padded to the largest.
+
+    Heads have all classes of any; where a head or a class is missing, its scores are 0.
+    """
     adapted: dict[str, list[Lora]] = {}
     for adapter in adapters:
-        for path, lora in adapter.items():
+        for path, lora in loras(adapter).items():
             adapted.setdefault(path, []).append(lora)
-    joined = {}
-    for path, loras in adapted.items():
-        layers, _, in_features, _ = loras[0].a.shape
-        rank, out_features = max(x.a.shape[-1] for x in loras), loras[0].b.shape[-1]
+    joined: Adapter = {}
+    for path, found in adapted.items():
+        layers, _, in_features, _ = found[0].a.shape
+        rank, out_features = max(x.a.shape[-1] for x in found), found[0].b.shape[-1]
         parts = []
         for adapter in adapters:
             n = size(adapter)
-            lora = adapter.get(path) or Lora(
+            lora = loras(adapter).get(path) or Lora(
                 jnp.zeros((layers, n, in_features, 0)), jnp.zeros((layers, n, 0, out_features)), jnp.zeros((layers, n))
             )
             pad = rank - lora.a.shape[-1]
@@ -251,26 +234,38 @@ def stack(adapters: Sequence[Adapter]) -> Adapter:
             b = jnp.pad(lora.b, ((0, 0), (0, 0), (0, pad), (0, 0)))
             parts.append(Lora(a, b, lora.scale))
         joined[path] = jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=1), *parts)
+    heads = [head_of(adapter) for adapter in adapters]
+    if any(head is not None for head in heads):
+        joined[HEAD] = stack_heads(heads, [size(adapter) for adapter in adapters])
     return joined
 
 
 def zeros_like(adapter: Adapter) -> Adapter:
-    """The set whose updates are all zero: the base model, in the shape of `adapter`."""
+    """The set whose updates are all zero: the base model, in the shape of `adapter`. Its heads score all classes 0."""
     return jax.tree.map(jnp.zeros_like, adapter)
 
 
 def split(adapter: Adapter) -> tuple[Factors, Scales]:
-    """The trained factors and the fixed scales."""
-    return {p: {"a": x.a, "b": x.b} for p, x in adapter.items()}, {p: x.scale for p, x in adapter.items()}
+    """What is trained, and what is fixed: the factors and the scales of updates, weights and classes of heads."""
+    factors: Factors = {path: {"a": x.a, "b": x.b} for path, x in loras(adapter).items()}
+    scales: Scales = {path: x.scale for path, x in loras(adapter).items()}
+    if (head := head_of(adapter)) is not None:
+        fields = [field.name for field in dataclasses.fields(head) if field.name != "classes"]
+        factors[HEAD], scales[HEAD] = {name: getattr(head, name) for name in fields}, head.classes
+    return factors, scales
 
 
 def join(factors: Factors, scales: Scales) -> Adapter:
     """Inverse of `split`."""
-    return {path: Lora(f["a"], f["b"], scales[path]) for path, f in factors.items()}
+
+    def part(own: dict[str, Array], fixed: Any) -> Lora | Head:
+        return Head(**own, classes=fixed) if isinstance(fixed, Classes) else Lora(own["a"], own["b"], fixed)
+
+    return {path: part(own, scales[path]) for path, own in factors.items()}
 
 
 def with_dropout(adapter: Adapter, rate: float, keys: Array) -> Adapter:
-    """The same adapters, dropping inputs in the coming call; `keys [N]`, one per adapter."""
+    """The same adapters, dropping inputs of updates in the coming call; `keys [N]`, one per adapter."""
     if rate == 0:
         return adapter
 
@@ -280,10 +275,10 @@ def with_dropout(adapter: Adapter, rate: float, keys: Array) -> Adapter:
         per_layer = jax.vmap(lambda layer: jax.vmap(lambda key: jax.random.fold_in(key, layer))(own))(layers)
         return dataclasses.replace(lora, dropout=Dropout(per_layer, rate))
 
-    return {path: module(path, lora) for path, lora in adapter.items()}
+    return {**adapter, **{path: module(path, lora) for path, lora in loras(adapter).items()}}
 
 
-def updates(adapter: Mapping[str, Lora]) -> dict[str, Array]:
+def updates(adapter: Adapter) -> dict[str, Array]:
     """Dense updates `[layers, N, in, out]` in float32; for merging and tests, not for measures."""
     with jax.default_matmul_precision("highest"):
-        return {p: jnp.einsum("lnir,lnro,ln->lnio", x.a, x.b, x.scale) for p, x in adapter.items()}
+        return {p: jnp.einsum("lnir,lnro,ln->lnio", x.a, x.b, x.scale) for p, x in loras(adapter).items()}

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lorajax.errors import LorajaxError
-from lorajax.lora.adapter import Adapter, Lora, LoraConfig, size
+from lorajax.lora.adapter import Adapter, Lora, LoraConfig, head_of, loras, size
 from lorajax.lora.entries import Cut, Dense, Entries, Pair, Site, Tied, at_random, cut, largest, merge_entries
 
 Method = Literal["average", "linear", "ties", "dare_linear", "dare_ties", "knots"]
@@ -95,7 +95,7 @@ class MergeConfig:
 class Merged:
     """A merged adapter, and what the cut to its rank has cost."""
 
-    adapter: Adapter
+    adapter: dict[str, Lora]
     """A set of one; all its scales are 1, or 0 where a layer is not adapted."""
     lora: LoraConfig
     """Its largest rank, and an alpha that makes the scale 1: what `save_adapter` is to state."""
@@ -118,11 +118,14 @@ def merge_adapters(adapters: Sequence[Adapter], config: MergeConfig | None = Non
     zero in `average`, and takes no part in the means of `ties` and `knots`. A draw of signs elects none and gives 0.
 
     Raises:
-      LorajaxError: no adapters, a set of several, shapes of different models, values that are not finite, or weights
-        that do not go with them.
+      LorajaxError: no adapters, a set of several, shapes of different models, values that are not finite, a
+        classification head, or weights that do not go with them.
     """
     config = MergeConfig() if config is None else config
-    sites = _sites(adapters, config.factors(len(adapters)))
+    if any(head_of(adapter) is not None for adapter in adapters):
+        raise LorajaxError("adapters with classification heads cannot be merged: a head is no sum of others")
+    updates = [loras(adapter) for adapter in adapters]
+    sites = _sites(updates, config.factors(len(adapters)))
     if config.method in ("average", "linear"):
         cuts = {site: cut(*_joined(pairs), config.rank) for site, pairs in sites.items()}
     else:
@@ -137,14 +140,14 @@ def merge_adapters(adapters: Sequence[Adapter], config: MergeConfig | None = Non
         )
         signed = config.method != "dare_linear"
         cuts |= merge_entries(there, len(adapters), select, signed=signed, rank=config.rank)
-    return _assemble(cuts, next(iter(adapters[0].values())).a.shape[0])
+    return _assemble(cuts, next(iter(updates[0].values())).a.shape[0])
 
 
 def _numbers(values: Iterable[float]) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
-def _sites(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[Site, list[Pair]]:
+def _sites(adapters: Sequence[dict[str, Lora]], weights: Sequence[float]) -> dict[Site, list[Pair]]:
     """For each module of each layer that is adapted, every adapter's update with its scale and weight in b.
 
     Columns of a and rows of b that add nothing, such as padding, are left out; r is 0 where nothing is left.
@@ -153,8 +156,8 @@ def _sites(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[Site, 
         raise LorajaxError("nothing to merge: name at least one adapter")
     shapes: dict[str, tuple[int, int, int]] = {}
     for n, adapter in enumerate(adapters, 1):
-        if size(adapter) != 1:
-            raise LorajaxError(f"adapter {n} is a set of {size(adapter)}; expected one")
+        if (members := size(adapter)) != 1:
+            raise LorajaxError(f"adapter {n} is a set of {members}; expected one")
         for path, lora in adapter.items():
             own = (len(lora.scale), lora.a.shape[2], lora.b.shape[3])
             if shapes.setdefault(path, own) != own:
@@ -166,7 +169,7 @@ def _sites(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[Site, 
     if len({layers for layers, _, _ in shapes.values()}) > 1:
         raise LorajaxError("the adapters are of models with different numbers of layers")
 
-    def pair(adapter: Adapter, weight: float, path: str, layer: int) -> Pair:
+    def pair(adapter: dict[str, Lora], weight: float, path: str, layer: int) -> Pair:
         if path not in adapter:
             return np.zeros((shapes[path][1], 0), np.float32), np.zeros((0, shapes[path][2]), np.float32)
         lora = adapter[path]

@@ -16,9 +16,13 @@ from safetensors.numpy import save_file
 
 from lorajax.errors import LorajaxError
 from lorajax.files import refuse_pickle, replacing
-from lorajax.lora.adapter import Adapter, Lora, LoraConfig, linear_shapes, module_name, size
-from lorajax.models.config import ModelConfig
+from lorajax.lora.adapter import Adapter, Lora, LoraConfig, head_of, loras, size
+from lorajax.lora.head import HEAD, Head
+from lorajax.lora.peft_head import head_notes, head_tensors, is_head_tensor, read_head
+from lorajax.lora.targets import linear_shapes, module_name
+from lorajax.models.roberta_config import RobertaConfig
 from lorajax.models.safetensors_folder import open_safetensors
+from lorajax.models.tables import Config
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
@@ -71,7 +75,7 @@ HARMLESS = frozenset({
 
 
 def save_adapter(
-    adapter: Adapter,
+    adapter: Mapping[str, Lora | Head],
     lora: LoraConfig,
     folder: Path,
     *,
@@ -81,7 +85,8 @@ def save_adapter(
     """Writes one adapter to `folder`, replacing an adapter that is there.
 
     A folder states one rank and one scale. Factors of a lower rank are padded with zeros; where a layer's scale differs
-    from the one stated, B is multiplied by their ratio.
+    from the one stated, B is multiplied by their ratio. A classification head is saved whole (`modules_to_save`), and
+    `lorajax.json` names its classes: an adapter for `AutoModelForSequenceClassification` with that many labels.
 
     Args:
       adapter: a set of one.
@@ -99,17 +104,18 @@ def save_adapter(
     )
     if foreign:
         raise LorajaxError(f"{folder}: holds {foreign[0]}, which is no part of an adapter; name another folder")
-    layers = _adapted_layers(adapter)
+    updates, head = loras(adapter), head_of(adapter)
+    layers = _adapted_layers(updates)
     if not layers:
         raise LorajaxError(f"{folder}: the scale of every layer is 0; expected an adapter that adapts something")
     # Both as [layers, r, n], so that they are cut and padded alike.
-    factors = {p: (np.asarray(adapter[p].a[:, 0]).swapaxes(1, 2), np.asarray(adapter[p].b[:, 0])) for p in layers}
+    factors = {p: (np.asarray(updates[p].a[:, 0]).swapaxes(1, 2), np.asarray(updates[p].b[:, 0])) for p in layers}
     used = [np.flatnonzero(f[layers[path]].any((0, 2))) for path, pair in factors.items() for f in pair]
     rank = max([lora.rank, *(1 + int(rows[-1]) for rows in used if len(rows))])
     lora = dataclasses.replace(lora, rank=rank)
     tensors = {}
     for path, (a, b) in factors.items():
-        ratio = np.asarray(adapter[path].scale[:, 0]) / np.float32(lora.scale)
+        ratio = np.asarray(updates[path].scale[:, 0]) / np.float32(lora.scale)
         pad = ((0, max(0, rank - b.shape[1])), (0, 0))
         for layer in layers[path]:
             name = PREFIX + module_name(path, layer)
@@ -118,16 +124,20 @@ def save_adapter(
             tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(up.T)
     keys = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if head else "CAUSAL_LM" if _is_decoders(updates) else None,
         "base_model_name_or_path": base,
         "r": rank,
         "lora_alpha": int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
         "lora_dropout": lora.dropout,
         "use_rslora": lora.rslora,
-        "target_modules": _targets(adapter),
+        "target_modules": _targets(updates),
         "bias": "none",
         "inference_mode": True,
     }
+    if head is not None:
+        tensors |= {PREFIX + name: value for name, value in head_tensors(head).items()}
+        keys["modules_to_save"] = [HEAD]
+        notes = {**(notes or {}), **head_notes(head)} or None
     with replacing(folder) as temporary:
         temporary.mkdir()
         save_file(tensors, str(temporary / WEIGHTS), metadata={"format": "pt"})
@@ -136,22 +146,30 @@ def save_adapter(
             (temporary / "lorajax.json").write_text(json.dumps(dict(notes), indent=2) + "\n", "utf-8")
 
 
-def _adapted_layers(adapter: Adapter) -> dict[str, list[int]]:
+def _adapted_layers(updates: Mapping[str, Lora]) -> dict[str, list[int]]:
     """The layers of each module that an adapter, a set of one, adapts."""
-    layers = {path: np.flatnonzero(np.asarray(module.scale[:, 0])).tolist() for path, module in adapter.items()}
+    layers = {path: np.flatnonzero(np.asarray(module.scale[:, 0])).tolist() for path, module in updates.items()}
     return {path: numbers for path, numbers in layers.items() if numbers}
 
 
-def _targets(adapter: Adapter) -> list[str] | str:
-    """The targets in peft's words: module names when all layers are adapted, else a regular expression."""
-    adapted = _adapted_layers(adapter)
-    if all(len(layers) == adapter[path].scale.shape[0] for path, layers in adapted.items()):
-        return sorted(path.split(".")[-1] for path in adapted)
+def _is_decoders(updates: Mapping[str, Lora]) -> bool:
+    return all(module_name(path, 0).startswith("model.") for path in updates)
+
+
+def _targets(updates: Mapping[str, Lora]) -> list[str] | str:
+    """The targets in peft's words: module names when all layers are adapted, else a regular expression.
+
+    An encoder has several modules named `dense`: these are told apart by their full names.
+    """
+    adapted = _adapted_layers(updates)
+    names = sorted(path.split(".")[-1] for path in adapted)
+    if all(len(layers) == updates[path].scale.shape[0] for path, layers in adapted.items()) and "dense" not in names:
+        return names
     return "|".join(re.escape(module_name(path, layer)) for path, layers in adapted.items() for layer in layers)
 
 
-def load_adapter(folder: Path, config: ModelConfig) -> tuple[Adapter, LoraConfig]:
-    """The adapter in a PEFT folder, as a set of one for a model of `config`.
+def load_adapter(folder: Path, config: Config) -> tuple[Adapter, LoraConfig]:
+    """The adapter in a PEFT folder, as a set of one for a model of `config`, with its head if it has one.
 
     `rank_pattern` and `alpha_pattern` are honoured. The returned LoraConfig has the largest rank, and names as targets
     the modules whose tensors are there.
@@ -161,7 +179,8 @@ def load_adapter(folder: Path, config: ModelConfig) -> tuple[Adapter, LoraConfig
         valid or not computed here, a module that the model does not have, or shapes that match neither the model nor
         the rank.
     """
-    keys = read_config(folder)
+    encoder = isinstance(config, RobertaConfig)
+    keys = read_config(folder, HARMLESS | {"modules_to_save"} if encoder else HARMLESS)
     lora = LoraConfig(
         rank=keys["r"],
         alpha=float(keys["lora_alpha"]),
@@ -181,7 +200,7 @@ def load_adapter(folder: Path, config: ModelConfig) -> tuple[Adapter, LoraConfig
                 f"{file}: {name} has lora_A {list(down.shape)} and lora_B {list(up.shape)}; expected "
                 f"{[rank, in_features]} and {[out_features, rank]} (rank from {CONFIG}, sizes from the model)"
             )
-    adapter = {}
+    adapter: Adapter = {}
     for path, (in_features, out_features) in shapes.items():
         layers = {layer: found for (p, layer), found in factors.items() if p == path}
         if not layers:
@@ -195,10 +214,13 @@ def load_adapter(folder: Path, config: ModelConfig) -> tuple[Adapter, LoraConfig
             a[layer, 0, :, :rank], b[layer, 0, :rank] = down.T, up.T
             scale[layer, 0] = dataclasses.replace(lora, rank=rank, alpha=alpha).scale
         adapter[path] = Lora(jnp.asarray(a), jnp.asarray(b), jnp.asarray(scale))
-    targets = _targets(adapter)
+    updates = loras(adapter)
+    targets = _targets(updates)
+    if encoder and (head := read_head(file, config.hidden_size)) is not None:
+        adapter[HEAD] = head
     return adapter, dataclasses.replace(
         lora,
-        rank=max(x.a.shape[-1] for x in adapter.values()),
+        rank=max(x.a.shape[-1] for x in updates.values()),
         targets=(targets,) if isinstance(targets, str) else tuple(targets),
     )
 
@@ -231,15 +253,17 @@ def read_config(folder: Path, ignored: Collection[str] = HARMLESS) -> dict[str, 
     return settings | {key: keys.get(key) for key in ignored}
 
 
-def _read_factors(file: Path, config: ModelConfig) -> dict[tuple[str, int], tuple[str, np.ndarray, np.ndarray]]:
+def _read_factors(file: Path, config: Config) -> dict[tuple[str, int], tuple[str, np.ndarray, np.ndarray]]:
     """The module's name in the file, lora_A and lora_B, by path and layer."""
     handle = open_safetensors(file)
     found: dict[tuple[str, int], dict[str, tuple[str, str]]] = {}
-    paths = linear_shapes(config)
+    paths, encoder = linear_shapes(config), isinstance(config, RobertaConfig)
+    layers = r"(?:roberta\.)?encoder\.layer" if encoder else r"(?:model\.)?layers"
     for tensor in handle.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
+        if encoder and is_head_tensor(tensor):
+            continue
         match = re.fullmatch(
-            r"(?:base_model\.model\.)?((?:model\.)?layers\.([0-9]{1,6})\.(.+))\.lora_([AB])(?:\.default)?\.weight",
-            tensor,
+            rf"(?:base_model\.model\.)?({layers}\.([0-9]{{1,6}})\.(.+))\.lora_([AB])(?:\.default)?\.weight", tensor
         )
         if not match or match[3] not in paths or int(match[2]) >= config.num_layers:
             raise LorajaxError(

@@ -1,4 +1,4 @@
-"""Causal attention in which no example sees another, and the cache of what it has read.
+"""Attention in which no example sees another, causal or not, and the cache of what it has read.
 
 Adapters differ in their values, never in the computation. A mesh may have N on one axis and B on another, so XLA's
 products keep the two apart; kernels that take one batch axis get them folded, and so does the cache. Rows may hold
@@ -69,19 +69,28 @@ class Cache(NamedTuple):
         return seen if window is None else seen & (self.lengths[:, None] - self.places < window)
 
 
-def attend(q: Array, k: Array, v: Array, *, segments: Array | None = None, window: int | None = None) -> Array:
-    """Causal grouped-query attention: q `[N, B, T, H, d]`, k and v `[N, B, T, K, d]`, H a multiple of K, to q's shape.
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    segments: Array | None = None,
+    window: int | None = None,
+    causal: bool = True,
+) -> Array:
+    """Grouped-query attention: q `[N, B, T, H, d]`, k and v `[N, B, T, K, d]`, H a multiple of K, to q's shape.
 
     cuDNN's kernel on NVIDIA GPUs in 16 bit, XLA elsewhere with scores and softmax in float32.
 
     Args:
       segments: `[N, B, T]`, which example of the row each token belongs to; None when a row is one example.
-      window: keys seen at most, the query's own included (sliding window); None for all.
+      window: keys seen at most, the query's own included (sliding window); None for all. Causal attention only.
+      causal: whether a query sees the keys up to its own, or all.
     """
     if q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128 and _has_cudnn():
         folded = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (q, k, v, segments))
-        return _attend_cudnn(*folded, window=window).reshape(q.shape)
-    return jax.vmap(functools.partial(_attend_xla, window=window))(q, k, v, segments)
+        return _attend_cudnn(*folded, window=window, causal=causal).reshape(q.shape)
+    return jax.vmap(functools.partial(_attend_xla, window=window, causal=causal))(q, k, v, segments)
 
 
 def _has_cudnn() -> bool:
@@ -100,20 +109,20 @@ def query_block(length: int) -> int:
     return block if block >= SMALLEST_BLOCK else length
 
 
-def _attend_cudnn(q: Array, k: Array, v: Array, segments: Array | None, *, window: int | None) -> Array:
+def _attend_cudnn(q: Array, k: Array, v: Array, segments: Array | None, *, window: int | None, causal: bool) -> Array:
     mask = None if segments is None else segments[:, None, :, None] == segments[:, None, None, :]
     return jax.nn.dot_product_attention(
         q,
         k,
         v,
         mask=mask,
-        is_causal=True,
+        is_causal=causal,
         local_window_size=None if window is None else (window - 1, 0),
         implementation="cudnn",
     )
 
 
-def _attend_xla(q: Array, k: Array, v: Array, segments: Array | None, *, window: int | None) -> Array:
+def _attend_xla(q: Array, k: Array, v: Array, segments: Array | None, *, window: int | None, causal: bool) -> Array:
     S, T, H, d = q.shape
     K = k.shape[2]
     # The H/K heads that share keys are rows of one product: larger matrices, and keys are not repeated.
@@ -126,7 +135,7 @@ def _attend_xla(q: Array, k: Array, v: Array, segments: Array | None, *, window:
         scores = jnp.matmul(q.reshape(S, K, -1, d), k, preferred_element_type=jnp.float32)
         scores = scores.reshape(S, K, -1, length, T)
         query, key = start + jnp.arange(length)[:, None], jnp.arange(T)[None]
-        seen = query >= key
+        seen = query >= key if causal else jnp.ones((length, T), bool)
         if window is not None:
             seen &= query - key < window
         if segments is not None:

@@ -20,11 +20,11 @@ from jax.sharding import Mesh
 
 from lorajax.errors import LorajaxError
 from lorajax.files import fingerprint, refuse_pickle, replacing
-from lorajax.models.config import ModelConfig
 from lorajax.models.gguf import GGUFFile
-from lorajax.models.llama import Llama
+from lorajax.models.kinds import Model, is_encoder, read_config
 from lorajax.models.quantize import Quantize, check_kind
 from lorajax.models.safetensors_folder import SafetensorsFolder
+from lorajax.models.tables import Config
 from lorajax.models.tokenizer import gguf_tokenizer, load_tokenizer
 from lorajax.models.weights import load_weights
 
@@ -72,7 +72,7 @@ ALIASES = {
 class Checkpoint:
     """Model and tokenizer with where they came from."""
 
-    model: Llama
+    model: Model
     tokenizer: Any
     path: Path
     fingerprint: str
@@ -82,7 +82,7 @@ def load(
     name: str,
     *,
     dtype=jnp.float32,
-    mesh: Mesh | Callable[[ModelConfig], Mesh] | None = None,
+    mesh: Mesh | Callable[[Config], Mesh] | None = None,
     quantize: Quantize = "none",
     say: Callable[[str], None] = print,
 ) -> Checkpoint:
@@ -100,19 +100,31 @@ def load(
     path = locate(name, say=say)
     if path.is_dir():
         folder = SafetensorsFolder(path)
-        config = ModelConfig.read(path / "config.json")
+        config = read_config(path / "config.json")
         chosen = mesh if mesh is None or isinstance(mesh, Mesh) else mesh(config)
         model = load_weights(folder, config, dtype=dtype, mesh=chosen, quantize=quantize)
-        return Checkpoint(
-            model,
-            load_tokenizer(path),
-            path,
-            fingerprint([path / "config.json", *folder.files, *path.glob("tokenizer*")]),
-        )
+        tokenizer = load_tokenizer(path)
+        if is_encoder(config) and tokenizer.pad_token_id != config.pad_token_id:
+            raise LorajaxError(
+                f"{path}: the tokenizer pads with token {tokenizer.pad_token_id}; the model's config.json says "
+                f"pad_token_id {config.pad_token_id}, and an encoder has to know"
+            )
+        files = [path / "config.json", *folder.files, *_tokenizer_files(path)]
+        return Checkpoint(model, tokenizer, path, fingerprint(files))
     file = GGUFFile(path)
     chosen = mesh if mesh is None or isinstance(mesh, Mesh) else mesh(file.config)
     model = load_weights(file, file.config, dtype=dtype, mesh=chosen, quantize=quantize)
     return Checkpoint(model, gguf_tokenizer(file), path, fingerprint([path]))
+
+
+def _tokenizer_files(folder: Path) -> list[Path]:
+    """What a tokenizer is read from: where there is no tokenizer.json, vocabulary and merges apart."""
+    found = [*folder.glob("tokenizer*")]
+    return (
+        found
+        if (folder / "tokenizer.json").exists()
+        else [*found, *folder.glob("vocab.json"), *folder.glob("merges.txt")]
+    )
 
 
 def locate(name: str, *, say: Callable[[str], None] = print) -> Path:

@@ -34,10 +34,11 @@ from flax import nnx
 from jax import Array
 
 from lorajax.errors import LorajaxError
-from lorajax.models.tensors import Tensor, tensors
+from lorajax.models.tables import table
+from lorajax.models.tensors import Tensor
 
 if TYPE_CHECKING:
-    from lorajax.models.llama import Llama
+    from lorajax.models.kinds import Model
 
 Quantize = Literal["none", "int8", "nf4"]
 
@@ -81,7 +82,7 @@ class QuantizedKernel(nnx.Module):
         return jax.checkpoint(product, prevent_cse=False)(x, Encoded(self.codes[...], self.scales[...]))
 
 
-def quantize(model: Llama, kind: Quantize) -> Llama:
+def quantize(model: Model, kind: Quantize) -> Model:
     """A copy of `model` whose block kernels are stored as `kind`; `model` itself for "none".
 
     Traceable, so `nnx.eval_shape(lambda: quantize(Llama(...), kind))` tells what the model will take before it exists.
@@ -96,21 +97,21 @@ def quantize(model: Llama, kind: Quantize) -> Llama:
         return model
     refuse_quantized(model, "quantising")
     copy = nnx.merge(*nnx.split(model))
-    for tensor in tensors(model.config):
+    for tensor in table(model.config):
         if is_block_kernel(tensor):
             linear = _owner(copy, tensor)
             linear.kernel = QuantizedKernel(_encode_layers(linear.kernel[...], kind), kind)
     return copy
 
 
-def quantization(model: Llama) -> Quantize:
+def quantization(model: Model) -> Quantize:
     """How the block kernels of `model` are stored."""
-    first = next(tensor for tensor in tensors(model.config) if is_block_kernel(tensor))
+    first = next(tensor for tensor in table(model.config) if is_block_kernel(tensor))
     kernel = _owner(model, first).kernel
     return kernel.kind if isinstance(kernel, QuantizedKernel) else "none"
 
 
-def refuse_quantized(model: Llama, action: str) -> None:
+def refuse_quantized(model: Model, action: str) -> None:
     """Raises LorajaxError if `model` is quantised: `action` needs the weights as they were."""
     if (kind := quantization(model)) != "none":
         raise LorajaxError(
@@ -189,7 +190,7 @@ def _nf4(codes: Array, scales: Array) -> Array:
     return values[0]
 
 
-def _owner(model: Llama, tensor: Tensor) -> Any:
+def _owner(model: Model, tensor: Tensor) -> Any:
     """The module that has `tensor` among its attributes."""
     return functools.reduce(getattr, tensor.path[:-1], model)
 

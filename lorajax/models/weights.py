@@ -18,25 +18,25 @@ from safetensors.numpy import save_file
 
 from lorajax.errors import LorajaxError
 from lorajax.files import replacing
-from lorajax.lora.adapter import Adapter, size, updates
+from lorajax.lora.adapter import Adapter, head_of, size, updates
 from lorajax.mesh import make_mesh, sharding
-from lorajax.models.config import ModelConfig
-from lorajax.models.llama import Llama
+from lorajax.models.kinds import Model, build
 from lorajax.models.quantize import Quantize, check_kind, cut, encode, is_block_kernel, refuse_quantized, tile_size
 from lorajax.models.quantize import quantize as quantized
 from lorajax.models.safetensors_folder import TensorSource
+from lorajax.models.tables import Config, is_unused, table
 from lorajax.models.tensors import Path as TensorPath
-from lorajax.models.tensors import Tensor, is_redundant, tensors
+from lorajax.models.tensors import Tensor
 
 
 def load_weights(
     source: TensorSource,
-    config: ModelConfig,
+    config: Config,
     *,
     dtype=jnp.float32,
     mesh: Mesh | None = None,
     quantize: Quantize = "none",
-) -> Llama:
+) -> Model:
     """The model `config` with the weights of `source`, in `dtype`, laid out on `mesh` (one device when None).
 
     With `quantize`, every kernel of the blocks is turned into codes as it is read, a layer at a time.
@@ -46,29 +46,29 @@ def load_weights(
         cannot be quantised so (see `lorajax.models.quantize`).
     """
     check_kind(quantize)
-    table = tensors(config)
-    check_tensors(source, config, table)
+    rows = table(config, source.shapes)
+    check_tensors(source, config, rows)
     mesh = mesh or make_mesh()
-    model = nnx.eval_shape(lambda: quantized(Llama(config, dtype=dtype, rngs=nnx.Rngs(0)), quantize))
+    model = nnx.eval_shape(lambda: quantized(build(config, dtype=dtype), quantize))
     graphdef, state = nnx.split(model)
     flat = dict(nnx.to_flat_state(state))
-    for tensor in table:
+    for tensor in rows:
         kind = quantize if is_block_kernel(tensor) else "none"
         for path, array in _load(source, tensor, config.num_layers, dtype, mesh, kind).items():
             flat[path] = flat[path].replace(array)
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
-def check_tensors(source: TensorSource, config: ModelConfig, table: list[Tensor]) -> None:
-    """Raises LorajaxError unless `source` holds exactly the tensors of `table`, in their shapes."""
-    expected = {name: t.stored_shape for t in table for name in t.names(config.num_layers)}
+def check_tensors(source: TensorSource, config: Config, rows: list[Tensor]) -> None:
+    """Raises LorajaxError unless `source` holds exactly the tensors of the table `rows`, in their shapes."""
+    expected = {name: t.stored_shape for t in rows for name in t.names(config.num_layers)}
     for name, shape in expected.items():
         if name not in source.shapes:
             raise LorajaxError(f"tensor {name} is missing from the checkpoint; expected shape {list(shape)}")
         if source.shapes[name] != shape:
             found = list(source.shapes[name])
             raise LorajaxError(f"{source.where(name)}: tensor {name} has shape {found}; config.json says {list(shape)}")
-    unknown = [n for n in source.shapes if n not in expected and not is_redundant(n, config)]
+    unknown = [n for n in source.shapes if n not in expected and not is_unused(n, config)]
     if unknown:
         raise LorajaxError(
             f"{source.where(unknown[0])}: {len(unknown)} tensors belong to no parameter of {config.architecture}, "
@@ -129,13 +129,16 @@ def _stack(final: NamedSharding, transposed: bool, kind: Quantize):
     return empty, insert
 
 
-def merge(model: Llama, adapter: Adapter) -> Llama:
+def merge(model: Model, adapter: Adapter) -> Model:
     """A copy of `model` with the updates of one adapter added to its weights, in float32 before rounding.
 
     Raises:
-      LorajaxError: `adapter` is a set of more than one; `model` is quantised.
+      LorajaxError: `adapter` is a set of more than one, or has a classification head, for which a model has no place;
+        `model` is quantised.
     """
     refuse_quantized(model, "merging")
+    if head_of(adapter) is not None:
+        raise LorajaxError("an adapter with a classification head cannot be merged into a model, which has none")
     if size(adapter) != 1:
         raise LorajaxError(f"merge takes one adapter, found a set of {size(adapter)}; pick one with take(adapter, [i])")
     graphdef, state = nnx.split(model)
@@ -153,7 +156,7 @@ def check_new_folder(folder: Path) -> None:
         raise LorajaxError(f"{folder}: exists and is not empty; name a new folder to export to")
 
 
-def save_hf(model: Llama, folder: Path, *, tokenizer=None, adapter: Adapter | None = None, shard_bytes: int = 4 << 30):
+def save_hf(model: Model, folder: Path, *, tokenizer=None, adapter: Adapter | None = None, shard_bytes: int = 4 << 30):
     """Writes `model` (with `adapter` merged, when given) as a Hugging Face folder that transformers loads.
 
     Files hold up to `shard_bytes` each; more than one come with an index. `tokenizer` is saved beside them.
@@ -167,7 +170,7 @@ def save_hf(model: Llama, folder: Path, *, tokenizer=None, adapter: Adapter | No
     flat = dict(nnx.to_flat_state(nnx.split(model)[1]))
     shards: list[list[tuple[str, Tensor, int | None]]] = [[]]
     filled = 0
-    for tensor in tensors(model.config):
+    for tensor in table(model.config):
         for layer, name in enumerate(tensor.names(model.config.num_layers)):
             nbytes = int(np.prod(tensor.shape)) * flat[tensor.path][...].dtype.itemsize
             if shards[-1] and filled + nbytes > shard_bytes:

@@ -14,19 +14,26 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lorajax.data.batching import batches, pack, round_up
 from lorajax.data.prompts import Tokenized
-from lorajax.lora.adapter import Adapter, Lora, size
+from lorajax.lora.adapter import Adapter, Lora, size, with_classes
+from lorajax.lora.head import Head
 from lorajax.mesh import on_mesh, put, row_devices
+from lorajax.models.kinds import Model
 from lorajax.models.llama import Execution, Llama, execution
-from lorajax.training.loss import CHUNK
+from lorajax.training.loss import CHUNK, read_hidden, required_head
 
 
 def masked(adapter: Adapter, keep: Array) -> Adapter:
-    """One adapter (a set of one) as N, member n in the layers `keep[n]` alone: keep `[N, layers]` of 0 and 1."""
+    """One adapter (a set of one) as N, member n in the layers `keep[n]` alone: keep `[N, layers]` of 0 and 1.
 
-    def module(lora: Lora) -> Lora:
-        def repeat(x: Array) -> Array:
-            return jnp.broadcast_to(x, (x.shape[0], keep.shape[0], *x.shape[2:]))
+    A head is in no layer, and is kept by all.
+    """
 
+    def repeat(x: Array) -> Array:
+        return jnp.broadcast_to(x, (x.shape[0], keep.shape[0], *x.shape[2:]))
+
+    def module(lora: Lora | Head) -> Lora | Head:
+        if isinstance(lora, Head):
+            return jax.tree.map(repeat, lora)
         return dataclasses.replace(lora, a=repeat(lora.a), b=repeat(lora.b), scale=lora.scale * keep.T)
 
     if size(adapter) != 1:
@@ -44,13 +51,13 @@ class MaskedLosses:
       rows: packed rows in the model at a time, under each of them, at most; fewer where less would be padding.
     """
 
-    def __init__(self, model: Llama, sets: Sequence[Tokenized], *, members: int, rows: int, pad: int):
+    def __init__(self, model: Model, sets: Sequence[Tokenized], *, members: int, rows: int, pad: int):
         graphdef, base = nnx.split(model)
         self._base, self._mesh = on_mesh(base)
         self._members, self._pad = members, pad
         lengths = [_lengths(examples) for examples in sets]
-        self._length = round_up(max(int(own.sum(axis=1).max()) for own in lengths), 32)
-        groups = [(own, pack(own.sum(axis=1).tolist(), self._length)) for own in lengths]
+        self._length = round_up(max(int(own[:, 0].max()) for own in lengths), 32)
+        groups = [(own, pack(own[:, 0].tolist(), self._length)) for own in lengths]
         # A multiple of the largest need is what `batches` rounds every smaller need up to.
         self._answers = round_up(max(int(own[group, 1].sum()) for own, rest in groups for group in rest), 32)
         self._rows = round_up(
@@ -79,11 +86,12 @@ class MaskedLosses:
           `[M, examples]` float64 and `[examples]` int64.
         """
         everywhere = NamedSharding(self._mesh, PartitionSpec())
+        adapter = with_classes(adapter, examples.classes)
         adapter = put(adapter, jax.tree.map(lambda _: everywhere, adapter))
         unique, inverse = np.unique(np.asarray(keep, np.float32), axis=0, return_inverse=True)
-        rows = list(zip(examples.prompts, examples.answers, strict=True))
+        rows = examples.rows
         lengths = _lengths(examples)
-        groups = pack(lengths.sum(axis=1).tolist(), self._length)
+        groups = pack(lengths[:, 0].tolist(), self._length)
         laid = [
             {key: put(value, everywhere) for key, value in batch.items()}
             for batch in batches(
@@ -111,14 +119,15 @@ class MaskedLosses:
 
 
 def token_losses(
-    model: Llama, adapter: Adapter | None, batch: dict[str, Array], execution: Execution = Execution()
+    model: Model, adapter: Adapter | None, batch: dict[str, Array], execution: Execution = Execution()
 ) -> Array:
     """Negative log-likelihood, in nats, of every answer token: `[N, P, R]` float32; what padding has means nothing.
 
     `batch` is as in lorajax.data.batching. Logits exist for about CHUNK tokens on each device at a time.
     """
-    hidden = model(batch["tokens"], adapter, segments=batch.get("segments"), execution=execution).hidden
-    hidden = jnp.take_along_axis(hidden, batch["predict"][..., None], axis=2)
+    hidden = read_hidden(model, adapter, batch, execution)
+    if not isinstance(model, Llama):
+        return required_head(adapter).losses(hidden, batch["labels"])
     N, P, R = batch["predict"].shape
     # Chunks of c positions of every row, as in lorajax.training.loss: each device of a mesh works through its own rows.
     chunks = -(-R // max(1, CHUNK * execution.devices // (N * P)))
@@ -138,9 +147,8 @@ def token_losses(
 
 
 def _lengths(examples: Tokenized) -> np.ndarray:
-    """Tokens of each example's prompt and answer: `[n, 2]` int64."""
-    pairs = zip(examples.prompts, examples.answers, strict=True)
-    return np.asarray([(len(prompt), len(answer)) for prompt, answer in pairs], np.int64).reshape(-1, 2)
+    """Tokens of each example, and of its answer: `[n, 2]` int64."""
+    return np.asarray([row.lengths for row in examples.rows], np.int64).reshape(-1, 2)
 
 
 def _rows_at_a_time(needs: Sequence[int], most: int) -> int:

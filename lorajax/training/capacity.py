@@ -23,16 +23,16 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lorajax.data.batching import Layout, round_up
+from lorajax.data.classes import Classes
 from lorajax.errors import LorajaxError
 from lorajax.lora.adapter import LoraConfig, init_adapter
 from lorajax.machines import host_bytes
 from lorajax.mesh import device_bytes as bytes_of
 from lorajax.mesh import fleet_axes, row_devices, sharding
-from lorajax.models.config import ModelConfig
-from lorajax.models.llama import Llama
+from lorajax.models.kinds import Model, build
 from lorajax.models.quantize import Quantize, check_kind, is_block_kernel, quantization, tile_size
 from lorajax.models.quantize import quantize as quantized
-from lorajax.models.tensors import tensors
+from lorajax.models.tables import Config, table
 from lorajax.training.config import TrainConfig
 from lorajax.training.fleet import shapes_of
 from lorajax.training.loss import CHUNK
@@ -52,11 +52,12 @@ class Setup:
     `layout` is the batch of one adapter; its rows are rounded up as the mesh and `train.accumulate` ask for.
     """
 
-    model: Llama
+    model: Model
     lora: LoraConfig
     train: TrainConfig
     layout: Layout
     mesh: Mesh
+    classes: Classes | None = None  # of an encoder's heads
 
     def layout_for(self, size: int) -> Layout:
         """The batch's layout with N = `size` adapters."""
@@ -80,17 +81,17 @@ class Memory:
         return self.base + self.adapters + self.batch + self.temporaries + self.rest
 
 
-def abstract_model(config: ModelConfig, mesh: Mesh, *, dtype=jnp.float32, quantize: Quantize = "none") -> Llama:
+def abstract_model(config: Config, mesh: Mesh, *, dtype=jnp.float32, quantize: Quantize = "none") -> Model:
     """The model as `load_weights` would lay it out on `mesh`, with shapes in place of arrays.
 
     Raises:
       LorajaxError: an unknown `quantize`, or one whose extra is missing.
     """
     check_kind(quantize)
-    model = nnx.eval_shape(lambda: quantized(Llama(config, dtype=dtype, rngs=nnx.Rngs(0)), quantize))
+    model = nnx.eval_shape(lambda: quantized(build(config, dtype=dtype), quantize))
     graphdef, state = nnx.split(model)
     flat = dict(nnx.to_flat_state(state))
-    for tensor in tensors(config):
+    for tensor in table(config):
         shape, spread = tensor.shape, tensor.axes
         if quantize != "none" and is_block_kernel(tensor):
             shape = (shape[0] // tile_size(shape[0]), shape[1])
@@ -116,8 +117,8 @@ def abstract_arguments(setup: Setup, size: int) -> tuple[Any, Any, Any, Any]:
         return placed(x, x.sharding if laid else NamedSharding(setup.mesh, PartitionSpec()))
 
     def start():
-        names = [str(n) for n in range(size)]
-        return init_state(init_adapter(setup.model.config, setup.lora, names), setup.train, names)
+        names, own = [str(n) for n in range(size)], setup.classes
+        return init_state(init_adapter(setup.model.config, setup.lora, names, classes=own), setup.train, names)
 
     shapes = jax.eval_shape(start)
     state, fixed = jax.tree.map(placed, shapes, layouts(setup.mesh, *shapes))
@@ -162,8 +163,7 @@ def measure(setup: Setup, size: int) -> Memory:
         raise LorajaxError(f"{size} adapters: the compiler says {str(error).splitlines()[0]}") from None
     known = Memory(bytes_on_device(base), bytes_on_device((state, fixed)), bytes_on_device(batch), 0, 0)
     padding = max(0, found.argument_size_in_bytes - known.total)
-    results = max(0, found.output_size_in_bytes - found.alias_size_in_bytes)
-    rest = padding + results + found.generated_code_size_in_bytes
+    rest = padding + max(0, found.output_size_in_bytes - found.alias_size_in_bytes) + found.generated_code_size_in_bytes
     return dataclasses.replace(known, temporaries=found.temp_size_in_bytes, rest=rest)
 
 
@@ -228,7 +228,7 @@ def largest_fleet(setup: Setup, *, most: int, device_bytes: int, memory: Callabl
 
 
 def fleet_size(
-    model: Llama,
+    model: Model,
     lora: LoraConfig,
     config: TrainConfig,
     layout: Layout,
@@ -236,6 +236,7 @@ def fleet_size(
     *,
     most: int,
     device_bytes: int | None = None,
+    classes: Classes | None = None,
 ) -> int:
     """How many adapters to train together: as many of `most` as the memory of each device of `mesh` holds.
 
@@ -245,7 +246,7 @@ def fleet_size(
     Raises:
       LorajaxError: not even one adapter fits; it says what is needed, what there is and what would help.
     """
-    setup = Setup(model, lora, config, layout, mesh)
+    setup = Setup(model, lora, config, layout, mesh, classes)
     room = _agreed(device_bytes or memory_of(mesh, held=bytes_on_device(abstract_arguments(setup, 1)[1])))
     if room is None or estimate(setup, most) <= CLEARLY * room:
         return most

@@ -65,8 +65,8 @@ class Fleet:
         """The validation examples of all adapters, in batches of one layout: leaves `[N, P, ...]`."""
         if not self.validation:
             return []
-        rows = [list(zip(s.prompts, s.answers, strict=True)) for s in self.validation]
-        longest = round_up(max(len(p) + len(a) for own in rows for p, a in own), 8)
+        rows = [s.rows for s in self.validation]
+        longest = round_up(max(row.lengths[0] for own in rows for row in own), 8)
         devices = row_devices(mesh, len(self.names))
         count = round_up(config.batch_size, devices)
         laid = [

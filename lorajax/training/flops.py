@@ -22,7 +22,8 @@ from flax import nnx
 from jax.extend.core import jaxpr_as_fun
 
 from lorajax.data.batching import Layout
-from lorajax.lora.adapter import LoraConfig, linear_shapes, target_layers
+from lorajax.lora.adapter import LoraConfig
+from lorajax.lora.targets import linear_shapes, target_layers
 from lorajax.mesh import make_mesh
 from lorajax.models.attention import query_block
 from lorajax.models.config import ModelConfig

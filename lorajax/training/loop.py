@@ -20,7 +20,7 @@ from lorajax.data.batching import Layout
 from lorajax.distributed import is_first
 from lorajax.lora.adapter import Adapter, join
 from lorajax.mesh import fetch, on_host, on_mesh, put
-from lorajax.models.llama import Llama
+from lorajax.models.kinds import Model
 from lorajax.training.checkpoints import Checkpoints, MetricsLog
 from lorajax.training.config import TrainConfig
 from lorajax.training.evaluate import make_validation
@@ -60,7 +60,7 @@ class Trained:
 
 
 def train(
-    model: Llama,
+    model: Model,
     fleet: Fleet,
     config: TrainConfig,
     folder: Path,

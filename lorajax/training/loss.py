@@ -1,8 +1,8 @@
-"""Cross-entropy of answer tokens, without a `[B, T, V]` tensor.
+"""Cross-entropy of answer tokens, without a `[B, T, V]` tensor; of an encoder's classes, by the adapters' own heads.
 
-The head is frozen, so all that a backward pass needs of the logits is the gradient with respect to the hidden states.
-It has the size of the hidden states and is computed in the same chunk as the loss: every chunk of logits exists once,
-for two products with the head (scores forward, gradient back), and is never recomputed.
+A decoder's head is frozen, so all that a backward pass needs of the logits is the gradient with respect to the hidden
+states. It has the size of the hidden states and is computed in the same chunk as the loss: every chunk of logits exists
+once, for two products with the head (scores forward, gradient back), and is never recomputed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from lorajax.lora.adapter import Adapter
+from lorajax.errors import LorajaxError
+from lorajax.lora.adapter import Adapter, head_of
+from lorajax.lora.head import Head
+from lorajax.models.kinds import Model
 from lorajax.models.llama import Execution, Llama
 
 PLAIN = Execution()
@@ -23,21 +26,28 @@ PLAIN = Execution()
 CHUNK = 1024
 
 
-def answer_loss(model: Llama, adapter: Adapter | None, batch: dict[str, Array], execution: Execution = PLAIN) -> Array:
+def answer_loss(model: Model, adapter: Adapter | None, batch: dict[str, Array], execution: Execution = PLAIN) -> Array:
     """Mean negative log-likelihood, in nats, of each adapter's answer tokens: `[N]` float32."""
     sums, counts = answer_sums(model, adapter, batch, execution)
     return sums / jnp.maximum(counts, 1)
 
 
 def answer_sums(
-    model: Llama, adapter: Adapter | None, batch: dict[str, Array], execution: Execution = PLAIN
+    model: Model, adapter: Adapter | None, batch: dict[str, Array], execution: Execution = PLAIN
 ) -> tuple[Array, Array]:
     """Summed negative log-likelihood of the answer tokens and their number, both `[N]` float32.
 
-    `batch` is as in lorajax.data.batching. Sums add up over micro-batches, so means weigh every token alike.
+    `batch` is as in lorajax.data.batching. Sums add up over micro-batches, so means weigh every token alike. An answer
+    that is read off an encoder is one class.
+
+    Raises:
+      LorajaxError: the model is an encoder, and the adapters have no heads.
     """
-    hidden = model(batch["tokens"], adapter, segments=batch.get("segments"), execution=execution).hidden
-    hidden = jnp.take_along_axis(hidden, batch["predict"][..., None], axis=2)
+    counts = jnp.sum(batch["weights"], axis=(1, 2))
+    if not isinstance(model, Llama):
+        losses = required_head(adapter).losses(read_hidden(model, adapter, batch, execution), batch["labels"])
+        return jnp.sum(batch["weights"] * losses, axis=(1, 2)), counts
+    hidden = read_hidden(model, adapter, batch, execution)
     N, B, R = batch["predict"].shape
     # Chunks of c positions of every row, [chunks, N, B, c, ...], the last one filled up with positions of weight 0.
     # Rows are not cut, so that each device of a mesh works through its own.
@@ -50,7 +60,24 @@ def answer_sums(
 
     graphdef, state = nnx.split(model)
     parts = (cut(hidden), cut(batch["labels"]), cut(batch["weights"]))
-    return _chunked_sums(graphdef, state, *parts), jnp.sum(batch["weights"], axis=(1, 2))
+    return _chunked_sums(graphdef, state, *parts), counts
+
+
+def read_hidden(model: Model, adapter: Adapter | None, batch: dict[str, Array], execution: Execution = PLAIN) -> Array:
+    """Hidden states of the places that answers are read off, `[N, P, R, D]`."""
+    hidden = model(batch["tokens"], adapter, segments=batch.get("segments"), execution=execution).hidden
+    return jnp.take_along_axis(hidden, batch["predict"][..., None], axis=2)
+
+
+def required_head(adapter: Adapter | None) -> Head:
+    """The heads of adapters for an encoder.
+
+    Raises:
+      LorajaxError: they have none.
+    """
+    if adapter is None or (head := head_of(adapter)) is None:
+        raise LorajaxError("the model is an encoder, which answers by a classification head; the adapters have none")
+    return head
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

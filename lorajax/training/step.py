@@ -24,7 +24,8 @@ from jax.typing import ArrayLike
 
 from lorajax.lora.adapter import Adapter, Factors, Scales, join, size, split, with_dropout
 from lorajax.mesh import fleet_axes, sharding
-from lorajax.models.llama import Llama, execution
+from lorajax.models.kinds import Model
+from lorajax.models.llama import execution
 from lorajax.training.config import TrainConfig
 from lorajax.training.loss import answer_sums
 
@@ -158,10 +159,10 @@ def make_step(
     `failed`, all `[N]` and on every device. The state is donated; the base is an argument: it exists once for any N.
     """
     tx = make_optimizer(config)
-    ratios = {"a": 1.0, "b": config.lora_plus}
+    ratios = {"b": config.lora_plus}
 
     def step(state: TrainState, base: nnx.State, fixed: Fixed, batch: Batch):
-        model: Llama = nnx.merge(graphdef, base)
+        model: Model = nnx.merge(graphdef, base)
         how = execution(config.remat, mesh, state.last.shape[0])
         keys = jax.vmap(lambda key: jax.random.fold_in(key, state.step))(fixed.keys)
         tokens = jnp.sum(batch["weights"], axis=(1, 2))
@@ -181,7 +182,7 @@ def make_step(
         )
         rate = learning_rate(config, state.step, fixed.steps, fixed.learning_rate)[:, None, None]
         moved = {
-            path: {name: f + (-ratios[name] * rate) * directions[path][name] for name, f in own.items()}
+            path: {name: f + (-ratios.get(name, 1.0) * rate) * directions[path][name] for name, f in own.items()}
             for path, own in state.factors.items()
         }
         # An update may overflow where its gradient does not.

@@ -9,7 +9,7 @@ from run.figures.adapters import (
     layer_heatmaps_of_adapters,
 )
 from run.figures.geometry import band_shares, cluster_scores, readability_by_layer, spectrum_by_layer, task_maps
-from run.figures.similarity import estimator_gap, layer_boxplot, layer_heatmaps, task_curves
+from run.figures.similarity import curves_by_depth, estimator_gap, layer_boxplot, layer_heatmaps, task_curves
 from run.figures.style import mean_present, same_layer, save
 from run.figures.training import loss_bars, training_curves
 
@@ -19,6 +19,7 @@ __all__ = [
     "adapter_tree",
     "band_shares",
     "cluster_scores",
+    "curves_by_depth",
     "distance_heatmaps",
     "distances_by_layer",
     "estimator_gap",

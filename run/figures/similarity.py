@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,35 @@ def layer_heatmaps(ds: xr.Dataset, task: str | None = None) -> Figure:
         f"debiased CKA, {'mean over tasks' if task is None else short(task)}\n(one scale for all maps: {low:.2f} to 1)"
     )
     legend(figure, [], *(m.reshape(1, -1) for m in maps))
+    return figure
+
+
+@styled()
+def curves_by_depth(studies: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
+    """Same-layer debiased CKA of several studies, mean over tasks, by share of the depth: a panel for each pair.
+
+    `studies` gives, by name, for each pair of models the depths and the values.
+    """
+    pairs = list(next(iter(studies.values())))
+    figure = Figure(figsize=(PAGE, 2.6), layout="constrained")
+    row = figure.subplots(1, len(pairs), sharex=True, sharey=True, squeeze=False)[0]
+    styles = ["-", (0, (2.5, 1.2)), (0, (1, 1)), (0, (4, 1, 1, 1))]
+    handles, drawn = [], []
+    for n, (name, curves) in enumerate(studies.items()):
+        look: dict[str, Any] = {
+            "linestyle": styles[n % len(styles)],
+            "color": CLUSTER_COLOURS[n % len(CLUSTER_COLOURS)],
+        }
+        handles.append(Line2D([], [], label=name, **look))
+        for axes, pair in zip(row, pairs, strict=True):
+            depth, values = curves[pair]
+            axes.plot(depth, values, linewidth=1.3, marker=".", markersize=2.5, **look)
+            drawn.append(values[None])
+    for axes, pair in zip(row, pairs, strict=True):
+        axes.set(title=pair, xlabel="share of the depth")
+    cka_axis(row[0], *drawn)
+    row[0].set_ylabel("same-layer CKA, mean over tasks")
+    legend(figure, handles, *drawn)
     return figure
 
 

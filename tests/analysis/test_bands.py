@@ -163,6 +163,7 @@ def test_a_task_s_curves_stay_together():
 # --- more than chance? ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "null",
     {

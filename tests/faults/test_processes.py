@@ -32,6 +32,7 @@ def whole(bench, tmp_path_factory):
     return folder, end(bench.start_two(folder, *ONE_GROUP))
 
 
+@pytest.mark.slow
 def test_a_folder_that_only_one_sees(bench, tmp_path):
     """Both end at once, with the reason, and the second one writes nothing."""
     told = end(bench.start_two(tmp_path / "here", *ONE_GROUP, second=tmp_path / "there"), 2)

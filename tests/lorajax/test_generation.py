@@ -73,7 +73,7 @@ def greedy(model, adapter, prompt) -> tuple[list[int], float]:
 
 
 class TestGreedy:
-    @pytest.mark.parametrize("window", [None, 7])
+    @pytest.mark.parametrize("window", [7, pytest.param(None, marks=pytest.mark.slow)])
     def test_is_the_argmax_recomputed_from_scratch(self, varied, window):
         model = varied if window is None else with_window(varied, window)
         adapter = two_adapters(model.config)
@@ -94,6 +94,7 @@ class TestGreedy:
         answers = generate(varied, None, [prompts], config=GenerateConfig(NEW))
         assert [a.tokens.tolist() for a in answers[0]] == [greedy(varied, None, prompt)[0] for prompt in prompts]
 
+    @pytest.mark.slow
     def test_of_a_quantised_base(self, varied):
         pytest.importorskip("qwix", reason="needs qwix: pip install 'lorajax[quant]'")
         from lorajax.models.quantize import quantize
@@ -105,6 +106,7 @@ class TestGreedy:
             want = [greedy(model, take(adapter, [n]), prompt)[0] for prompt in prompts]
             assert [a.tokens.tolist() for a in answers[n]] == want
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("sizes", [dict(fsdp=2, tensor=2), dict(data=2, fsdp=2)])
     def test_of_a_sharded_base_is_that_of_a_whole_one(self, tmp_path, sizes):
         folder = tiny_checkpoint(tmp_path / "model")

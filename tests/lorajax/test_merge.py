@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from lorajax.errors import LorajaxError
-from lorajax.lora.adapter import Lora, LoraConfig, init_adapter, linear_shapes, module_name, stack, zeros_like
+from lorajax.lora.adapter import Lora, LoraConfig, init_adapter, stack, zeros_like
 from lorajax.lora.entries import cut, cut_dense, threshold
 from lorajax.lora.merge import MergeConfig, merge_adapters
 from lorajax.lora.peft import load_adapter, save_adapter
+from lorajax.lora.targets import linear_shapes, module_name
 from tests.conftest import randomize
 from tests.tiny import TINY
 

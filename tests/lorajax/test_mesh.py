@@ -48,8 +48,8 @@ def trained(folder, mesh, names, out):
     return adapter, losses(out), held
 
 
-EVERYDAY = [("Eabc", (2, 2, 2)), ("a", (2, 4, 1))]
-REST = [("Eabc", (4, 2, 1)), ("Eabc", (1, 2, 4)), ("a", (2, 2, 2))] + [
+EVERYDAY = [("Eabc", (2, 2, 2))]
+REST = [("a", (2, 4, 1)), ("Eabc", (4, 2, 1)), ("Eabc", (1, 2, 4)), ("a", (2, 2, 2))] + [
     (names, sizes) for names in ("Eabc", "a") for sizes in ((8, 1, 1), (1, 8, 1), (1, 1, 4), (2, 1, 4), (1, 4, 2))
 ]
 
@@ -68,6 +68,7 @@ def test_any_mesh_gives_the_numbers_of_one_device(folder, alone, tmp_path, sizes
     np.testing.assert_allclose(held, want_held, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_restored_on_other_devices(folder, alone, tmp_path):
     """Begun on eight devices, gone on with on two, and then on one."""
     fleet = fleet_of(TINY, "Eabc", settings=SETTINGS)
@@ -142,6 +143,7 @@ def test_automatic_sizes():
     assert automatic_sizes(4, base_bytes=1, device_bytes=None)["data"] == 4
 
 
+@pytest.mark.slow
 def test_part_of_a_fleet_is_on_its_own_device(folder, tmp_path):
     """A fleet of three does not divide over two: still right, with its rows spread instead."""
     mesh = make_mesh(data=2)

@@ -52,6 +52,7 @@ def test_sliding_window_is_seen(config, tokens):
     assert np.abs(a[:, :, 10:] - b[:, :, 10:]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_training_on_a_sharded_base_is_training_on_a_whole_one(tmp_path):
     folder = tiny_checkpoint(tmp_path / "model")
     source, settings = SafetensorsFolder(folder), TrainConfig(steps=3, batch_size=2, learning_rate=1e-2)

@@ -75,7 +75,7 @@ def usual(model, config, tmp_path_factory):
     [
         {"packing": False},
         {"accumulate": 3, "packing": False},
-        {"remat": "none"},
+        pytest.param({"remat": "none"}, marks=pytest.mark.slow),
         pytest.param({"accumulate": 2}, marks=pytest.mark.slow),
         pytest.param({"remat": "block"}, marks=pytest.mark.slow),
     ],
@@ -115,6 +115,7 @@ def test_killed_run_ends_as_an_unkilled_one(model, config, tmp_path):
     assert [sorted(row["loss"]) for row in rows] == [["E", "a"]] * 4 + [["E"]] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_with_a_checkpoint(model, config, tmp_path, number):
     fleet = fleet_of(config, ["a"])
@@ -209,6 +210,7 @@ def test_divergence_in_the_middle_keeps_the_state_before(model, config, tmp_path
     assert_close(take(result.adapter, [0]), alone)
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best(model, config, tmp_path):
     """Validation on other data than the training's: it gets worse once the adapter learns by heart."""
     settings = TrainConfig(

@@ -243,6 +243,7 @@ def test_modules_and_layers_that_differ(planted, tmp_path):
     assert adapter_report.compared(tmp_path / "out" / "results") is not None
 
 
+@pytest.mark.slow
 def test_adapters_of_one_task_are_no_evidence_for_clusters(planted, tmp_path):
     """Two copies of each: clusters are scored over tasks, as with one copy, and tasks beside them."""
     options = {"clusters": planted / "clusters.csv", "draws": 0, "modules": ("v_proj",), "layers": (0, 1)}
@@ -263,6 +264,7 @@ def test_a_single_adapter(planted, tmp_path, capsys):
     assert [file.stem for file in (tmp_path / "figures").iterdir()] == ["adapter_spectra"]
 
 
+@pytest.mark.slow
 def test_against_the_base_model(tmp_path):
     """Against dense float64 NumPy from the definitions."""
     lora = LoraConfig(rank=2, alpha=4)

@@ -158,6 +158,7 @@ def test_readability_and_its_correlation(done, bench):
     assert "train_examples" not in set(found.measure)  # the same for all tasks here
 
 
+@pytest.mark.slow
 def test_other_states_are_other_results(fresh, bench, tmp_path):
     folder = shutil.copytree(fresh, tmp_path / "study")
     results = {}
@@ -186,6 +187,7 @@ def test_kept_activations_are_read_back(fresh, tmp_path, monkeypatch):
         run(cka_all_layers, folder, "--tasks", "arithmetic")
 
 
+@pytest.mark.slow
 def test_named_models(bench, fresh, tmp_path):
     small = tiny_checkpoint(tmp_path / "small", dataclasses.replace(TINY, num_layers=2))
     flags = ["--tasks", "arithmetic", "capital_city", "--test-examples", "12", "--permutations", "9"]

@@ -65,6 +65,28 @@ def test_mixture_epochs_and_validation(model, tmp_path):
         assert stopped_early == (len(curve) > 1 and curve[-1] >= min(curve[:-1]))
 
 
+def test_e_is_not_trained_on_unseen_tasks(model, tmp_path):
+    """It has a control model and is measured; E has nothing of it, and is what it is without that task."""
+    run(finetune, tmp_path / "s", "--model", model, *FLAGS, "--unseen", "closed_book_qa")
+    seen = ["arithmetic", "number_words"]
+    run(finetune, tmp_path / "without", "--model", model, *FLAGS, "--tasks", *seen)
+    facts = json.loads((tmp_path / "s/study.json").read_text())["data"]["tasks"]
+    assert {name: fact["seen"] for name, fact in facts.items()} == {name: name in seen for name in TASKS}
+    a, b = (load_file(tmp_path / s / "adapters/E/adapter_model.safetensors") for s in ("s", "without"))
+    assert all(np.allclose(a[key], b[key], atol=1e-4) for key in a)
+    with (tmp_path / "s/results/losses.csv").open() as file:
+        assert ("capital_city", "C") in {(row["task"], row["model"]) for row in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize(
+    ("unseen", "message"),
+    [(["nothing"], "--unseen nothing: none of the tasks and clusters"), (["*"], r"--unseen \*: leaves no task")],
+)
+def test_bad_unseen(model, tmp_path, unseen, message):
+    with pytest.raises(LorajaxError, match=message):
+        run(finetune, tmp_path / "s", "--model", model, *FLAGS, "--unseen", *unseen)
+
+
 def test_an_adapter_that_diverges_is_left_out(model, tmp_path):
     """The others are trained and measured, the command fails with its name, and does not try again."""
     flags = [*FLAGS, "--clip", "0", "--warmup", "0", "--per-adapter", "arithmetic.learning_rate=3e38"]

@@ -1,0 +1,124 @@
+"""The published recipes from one command to their report, on SmolLM2 and real data: `make recipes`, about an hour.
+
+What the recipes say is kept but for the model, the data that are there, and how long and on how much is trained. What
+was found is printed as it was found: nothing here asks for a result of the papers.
+"""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from lorajax.data.task import CLUSTERS
+
+pytestmark = pytest.mark.long
+
+PACK = Path(__file__).parents[3] / "shared" / "data"
+
+#: Two short tasks of each cluster.
+INSTRUCTIONS = [
+    "comve_explanation",
+    "comve_validation",
+    "xquad_questions_en_es",
+    "xquad_questions_en_tr",
+    "boolq",
+    "squad_xquad_en",
+    "blimp",
+    "cola",
+    "med_monotonicity",
+    "conjnli",
+    "tweet_sentiment",
+    "rotten_tomatoes",
+    "mctaco_plausible",
+    "cosmosqa_mc",
+    "e2e_nlg",
+    "dart",
+    "sts_semeval",
+    "mrpc",
+    "webquestions",
+    "nq_open",
+    "winobias",
+    "winogender",
+    "ni1290_xsum",
+    "scitldr",
+]
+
+#: The poster's SUM, NER and 10 % SENT, and a task of each other family.
+LINGUISTIC = [
+    "summary",
+    "ner_sentences",
+    "first10_sentences",
+    "last10_sentences",
+    "coref_anchor",
+    "srl_statements",
+    "syntax_core",
+]
+
+SMALL = ["--model", "smollm2", "--dtype", "float32", "--epochs", "0", "--batch-size", "4", "--accumulate", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _data():
+    if not PACK.is_dir():
+        pytest.skip(f"needs the project's data pack at {PACK}")
+
+
+def study(folder, *flags):
+    """The study, by its own command; its output goes to the terminal."""
+    command = [sys.executable, "-m", "run.study", str(folder), *flags, *SMALL]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+    record = json.loads((folder / "study.json").read_text())
+    page = (folder / "report.html").read_text()
+    assert "not been computed yet" not in page
+    return record["data"]["tasks"], page
+
+
+def losses(folder):
+    with (folder / "results" / "losses.csv").open() as file:
+        return {(row["task"], row["model"]): float(row["after"]) - float(row["before"]) for row in csv.DictReader(file)}
+
+
+def test_layer_by_layer(tmp_path):
+    flags = ["--recipe", "layer-by-layer", "--data", str(PACK / "tasks"), "--tasks", *INSTRUCTIONS]
+    flags += ["--steps", "10", "--learning-rate", "1e-3", "--train-examples", "160", "--test-examples", "40"]
+    tasks, page = study(tmp_path / "s", *flags, "--max-length", "320", "--max-answer", "64")
+    assert {fact["cluster"] for fact in tasks.values()} == set(CLUSTERS)
+    assert len(tasks) == len(INSTRUCTIONS) >= 24
+    assert {name for name, fact in tasks.items() if not fact["seen"]} == {"blimp", "cola"}
+    change = losses(tmp_path / "s")
+    assert all(change[task, "C"] < 0 for task in tasks)  # each learnt its task
+    cka = xr.load_dataset(tmp_path / "s" / "results" / "cka.nc", engine="h5netcdf")
+    inner = cka.cka.sel(estimator="debiased").isel(layer_a=slice(1, None), layer_b=slice(1, None))
+    assert np.isfinite(inner).all()
+    assert "Beside the published study" in page
+    assert "another model" in page  # for orientation: no agreement is claimed
+    verdicts = {row["verdict"] for row in csv.DictReader((tmp_path / "s" / "results" / "published.csv").open())}
+    assert verdicts == {"not comparable"}
+
+
+def test_task_vectors(tmp_path):
+    documents = tmp_path / "documents"
+    shutil.copytree(PACK / "conll2012", documents)
+    manifest = json.loads((documents / "manifest.json").read_text())
+    ids = {item["linguistic_doc"]: item["id"] for item in manifest["items"]}
+    rows = [json.loads(line) for line in (PACK / "linguistic" / "gumdoc_summary.jsonl").read_text().splitlines()]
+    own = [{"document": ids[row["doc"]], "summary": row["targets"][0]} for row in rows if row["doc"] in ids]
+    (documents / "summaries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    flags = ["--recipe", "task-vectors", "--bases", "--data", f"conll2012:{documents}", "--tasks", *LINGUISTIC]
+    flags += ["--steps", "8", "--learning-rate", "1e-3", "--train-examples", "60", "--test-examples", "20"]
+    flags += ["--evaluate-every", "0", "--patience", "0", "--max-length", "448", "--max-answer", "128"]
+    tasks, page = study(tmp_path / "s", *flags)
+    assert set(tasks) == set(LINGUISTIC)
+    change = losses(tmp_path / "s")
+    assert all(change[task, "C"] < 0 for task in tasks)
+    with (tmp_path / "s" / "results" / "projection.csv").open() as file:
+        rec = {(r["task_i"], r["task_j"]): float(r["value"]) for r in csv.DictReader(file) if r["projection"] == "rec"}
+    for pair in (("summary", "ner_sentences"), ("summary", "first10_sentences"), ("ner_sentences", "summary")):
+        assert 0 < rec[pair] < 1
+    assert "Beside the published study" in page

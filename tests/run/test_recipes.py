@@ -1,0 +1,120 @@
+"""Recipes: what they set, what a flag overrides, and the dry run of a study."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorajax.errors import LorajaxError
+from run import finetune, recipes, study
+from run.options import StudyConfig
+from run.study import Study, from_recipe, parse_bases
+from tests.run.test_commands import run
+from tests.tiny import tiny_checkpoint
+
+
+def parsed(*arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        return recipes.cli(Study, from_recipe, prog="study", description=None)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A recipe of the user's, for a model small enough to plan in seconds."""
+    folder = tmp_path_factory.mktemp("recipe")
+    model = tiny_checkpoint(folder / "tiny")
+    file = folder / "mine.toml"
+    file.write_text(
+        f'about = "a try"\n[flags]\nmodel = "{model}"  # nearby\ntasks = ["arithmetic", "number_words"]\n'
+        "epochs = 0.5\ntrain_examples = 16\nmax_length = 64\nmax_answer = 16\n"
+    )
+    return file
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_recipes_that_come_with_the_package(name):
+    recipe = recipes.load(name)
+    options = from_recipe(recipe)
+    assert (options.config.recipe, options.out) == (name, Path("studies") / name)
+    flags = options.config.flat() | {"bases": list(options.bases)}
+    assert all(flags[key] == value for key, value in recipe.flags.items())
+    assert recipe.about
+    if name != "demo":  # every number of a published experiment has its source beside it
+        assert set(recipe.sources) >= set(recipe.flags) - {"bases"}
+
+
+def test_a_flag_counts_more_than_the_recipe(own):
+    options = parsed("studies/x", "--recipe", own, "--epochs", "2", "--tasks", "arithmetic")
+    assert options.out == Path("studies/x")
+    assert (options.config.recipe, options.config.train.epochs) == (str(own), 2)
+    assert options.config.data.tasks == ("arithmetic",)
+    assert options.config.data.train_examples == 16
+    assert parsed(f"--recipe={own}").out == Path("studies/mine")
+    assert parsed("studies/x").config == StudyConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[flags]\nstep = 3\n", "unknown settings: step"),
+        ("[flags]\nsteps = 0\n", "--steps must be at least 1, found 0"),
+        ("about = 3\n", r"about = 3 is not expected in a recipe; expected about \(str\)"),
+        ("[flag]\nsteps = 3\n", "flag = .* is not expected"),
+        ("[flags\n", r"bad\.toml"),
+    ],
+)
+def test_bad_recipes_are_named(tmp_path, text, message):
+    (tmp_path / "bad.toml").write_text(text)
+    with pytest.raises(LorajaxError, match=message):
+        parsed("--recipe", tmp_path / "bad.toml")
+
+
+def test_unknown_recipe():
+    with pytest.raises(LorajaxError, match="--recipe layer_by_layer: no such recipe; did you mean layer-by-layer"):
+        parsed("--recipe", "layer_by_layer")
+    with pytest.raises(LorajaxError, match=r"none\.toml"):
+        parsed("--recipe", "none.toml")
+
+
+def test_dry_run_tells_and_does_nothing(own, tmp_path, capsys):
+    run(study, tmp_path / "s", "--recipe", own, "--unseen", "number_words", "--dry-run")
+    told = capsys.readouterr().out
+    assert "nearby" in told  # the source of the model
+    assert "given" in told  # of --unseen
+    assert "Data: 2 tasks of builtin" in told
+    assert "1 of E, 1 of each control model (0.5 epochs); 1 on average" in told
+    assert "memory of each device" in told
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.slow
+def test_dry_run_without_the_data(own, tmp_path, capsys):
+    run(study, "--recipe", own, "--data", tmp_path / "none", "--dry-run")
+    told = capsys.readouterr().out
+    assert f"data: missing. data '{tmp_path / 'none'}': no such folder" in told
+    assert "planned for 24 tasks" in told
+
+
+def test_finetune_takes_a_recipe_too(own, tmp_path):
+    run(finetune, tmp_path / "s", "--recipe", own, "--steps", "1", "--epochs", "0", "--test-examples", "4")
+    record = json.loads((tmp_path / "s/study.json").read_text())
+    assert record["config"]["recipe"] == str(own)
+    assert set(record["data"]["tasks"]) == {"arithmetic", "number_words"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (["instruct"], "--bases instruct: expected NAME=MODEL"),
+        (["=x", "b=y"], "this name cannot be used"),
+        (["a/b=x", "b=y"], "this name cannot be used"),
+        (["a=x", "A=y"], "the name 'A' is in use"),
+        (["results=x", "b=y"], "the name 'results' is in use"),
+        (["a=x"], "a single base; name two or more"),
+    ],
+)
+def test_bad_bases(entries, message):
+    with pytest.raises(LorajaxError, match=message):
+        parse_bases(entries)
