@@ -20,8 +20,8 @@ from run.plan import Plan, plan
 from run.task_loading import seen_by_multi_task
 from run.terminal import say, show_table
 
-#: The source that would have to be fetched to be counted.
-HUB = "flan2021"
+#: Sources that may have to be fetched, or are too large, to be counted.
+UNCOUNTED = ("flan2021", "mapped", "ni")
 
 #: Tasks that are planned for where the data are not there to be counted.
 ASSUMED_TASKS = 24
@@ -83,7 +83,7 @@ def _show_data(config: DataConfig) -> Found | None:
         names = select_tasks(known, config.tasks, config.clusters)
         clusters = {name: known[name] for name in names}
         seen = set(seen_by_multi_task(clusters, names, config))
-        local = config.data != HUB
+        local = config.data.partition(":")[0] not in UNCOUNTED
         examples = dict.fromkeys(names, config.train_examples)
         if local:
             tasks = source.read(names, Limits(config.train_examples, config.test_examples), reading)

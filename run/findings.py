@@ -7,7 +7,7 @@ how many. `run.report` prints these sentences.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ from run.figures import mean_present, same_layer
 SMALL_N = 40  # test prompts: ten times the 4 that debiased CKA needs at least; below it, single prompts show
 
 
-def loss_findings(losses: pd.DataFrame) -> list[str]:
-    """What held-out losses did, in sentences."""
+def loss_findings(losses: pd.DataFrame, unit: str = "answer token") -> list[str]:
+    """What held-out losses, in nats per `unit`, did, in sentences."""
     said = []
     for model, who in (("E", "the multi-task model E"), ("C", "the control models C")):
         rows = losses[(losses.model == model) & losses.before.notna() & losses.after.notna()]
@@ -28,7 +28,7 @@ def loss_findings(losses: pd.DataFrame) -> list[str]:
         if len(rows):
             rose = f" It rose on {listed(rows.task[change > 0])}." if (change > 0).any() else ""
             fell = f"Held-out loss fell on {(change < 0).sum()} of {count(len(rows), 'task')} under {who}"
-            said.append(f"{fell} (median change {change.median():+.3f} nats per token).{rose}")
+            said.append(f"{fell} (median change {change.median():+.3f} nats per {unit}).{rose}")
     after = losses.pivot_table(index="task", columns="model", values="after", sort=False).dropna()
     if {"E", "C"} <= set(after) and len(after):
         lower = after.index[after.E < after.C]
@@ -79,6 +79,24 @@ def cka_findings(ds: xr.Dataset) -> list[str]:
             size = f"{np.nanmean(added):+.3f} on the mean over layers and tasks, most at {layers[most]}"
             said.append(f"The biased estimate of {pair} differs from the debiased by {size} ({added[most]:+.3f}).")
     return said
+
+
+def unseen_findings(tasks: Mapping[str, Mapping[str, Any]], ds: xr.Dataset) -> list[str]:
+    """How the tasks that E was not trained on differ from the others in the deeper half of the blocks, in a sentence.
+
+    `tasks` are the study's, each with `seen` where the study was made with it.
+    """
+    names = [str(name) for name in ds.task.values]
+    seen = np.array([tasks.get(name, {}).get("seen", True) for name in names])
+    blocks = [i for i, label in enumerate(ds.layer_a.values) if str(label).startswith("block ")]
+    if seen.all() or not seen.any() or not blocks:
+        return []
+    deeper = blocks[len(blocks) // 2 :]
+    told = []
+    for which, own in (("was not trained on", ~seen), ("was trained on", seen)):
+        means = [number(np.nanmean(mean_present(same_layer(ds, p)[own])[deeper])) for p in ("E | C", "base | C")]
+        told.append(f"on {count(int(own.sum()), 'task')} that E {which}, E | C is {means[0]} and base | C {means[1]}")
+    return [f"Same-layer CKA in the deeper half of the blocks, mean over tasks: {'; '.join(told)}."]
 
 
 def warnings(record: dict[str, Any], losses: pd.DataFrame | None, ds: xr.Dataset | None) -> list[str]:

@@ -27,7 +27,7 @@ from markupsafe import Markup
 from lorajax.errors import LorajaxError
 from lorajax.files import write_text
 from run import adapter_report, figures, published
-from run.findings import cka_findings, count, loss_findings, warnings
+from run.findings import cka_findings, count, loss_findings, unseen_findings, warnings
 from run.layer_findings import ablation_findings, band_findings, cluster_findings, readability_findings
 from run.options import StudyConfig
 from run.study_folder import StudyFolder
@@ -97,6 +97,8 @@ def build(study: Path) -> Path:
         drawn |= beside.figures
         write_text(results / "published.csv", beside.csv())
     paths = {name: figures.save(figure, study / "figures" / f"{name}.svg") for name, figure in drawn.items()}
+    encoder = "final norm" not in folder.record["model"]["layers"]
+    unit = "example" if encoder else "answer token"
     templates = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
     page = jinja2.Environment(
         loader=templates, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -105,10 +107,13 @@ def build(study: Path) -> Path:
         name=study.resolve().name,
         quoted=shlex.quote(study.resolve().name),
         record=folder.record,
+        encoder=encoder,
+        unit=unit,
         figures={name: inline(path.read_text("utf-8"), name) for name, path in paths.items()},
         findings=[
-            *(loss_findings(losses) if losses is not None else []),
+            *(loss_findings(losses, unit) if losses is not None else []),
             *(cka_findings(cka) if cka is not None else []),
+            *(unseen_findings(folder.record["data"]["tasks"], cka) if cka is not None else []),
             *(band_findings(bands) if bands is not None else []),
             *(ablation_findings(ablation, bands, cka) if ablation is not None else []),
             *(cluster_findings(embedding) if embedding is not None else []),

@@ -29,7 +29,11 @@ def load_tasks(config: DataConfig) -> dict[str, Task]:
     if require := getattr(source, "require", None):
         require(config.tasks)  # says which file a known task lacks, where "unknown task" would be no help
     names = select_tasks(clusters, config.tasks, config.clusters)
-    seen_by_multi_task(clusters, names, config)  # fails fast
+    seen = seen_by_multi_task(clusters, names, config)
+    if related := getattr(source, "related", None):
+        for name in names:
+            if name not in seen and (others := [other for other in related(name) if other in seen]):
+                say(f"task {name}: unseen by E, but of one data set with {', '.join(others)}, which E is trained on")
     folders = {MULTI_TASK.casefold(): MULTI_TASK}
     for name in names:
         # Adapters are folders, and some file systems do not tell upper from lower case.
@@ -42,22 +46,23 @@ def load_tasks(config: DataConfig) -> dict[str, Task]:
         if config.drop_constant_prompts:
             tasks[name], dropped = without_constant_prompts(tasks[name])
             reading.drop(name, "repeat a prompt word for word", dropped)
-        elif repeated := constant_prompts(tasks[name]):
-            say(f"task {name}: {repeated} examples repeat a prompt word for word (--drop-constant-prompts)")
-        if len(test := tasks[name].test) < LEAST_TEST:
-            raise LorajaxError(f"task {name!r}: {len(test)} test rows; the debiased CKA needs {LEAST_TEST} or more")
-        if not tasks[name].train:
+        tasks[name] = task = dataclasses.replace(
+            tasks[name], train=tasks[name].train[: config.train_examples], test=tasks[name].test[: config.test_examples]
+        )
+        if repeated := constant_prompts(task):
+            of = f"{repeated} of {len(task.train) + len(task.test)} examples"
+            say(f"task {name}: {of} repeat a prompt word for word (--drop-constant-prompts)")
+        if len(task.test) < LEAST_TEST:
+            raise LorajaxError(
+                f"task {name!r}: {len(task.test)} test rows; the debiased CKA needs {LEAST_TEST} or more"
+            )
+        if not task.train:
             raise LorajaxError(f"task {name!r}: no rows are left to train on")
     if rows := sum(reading.read.values()):
         say(f"data: {rows:,} rows read, of {len(reading.read)} tasks")
     for line in reading.report():
         say(line)
-    return {
-        name: dataclasses.replace(
-            tasks[name], train=tasks[name].train[: config.train_examples], test=tasks[name].test[: config.test_examples]
-        )
-        for name in names
-    }
+    return {name: tasks[name] for name in names}
 
 
 def seen_by_multi_task(clusters: Mapping[str, str], names: Sequence[str], config: DataConfig) -> list[str]:

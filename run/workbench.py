@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -36,14 +34,30 @@ from run.task_loading import load_tasks, seen_by_multi_task
 from run.terminal import say
 
 
-def _set_aside(name: str, examples: Tokenized, count: int, *, seed: int) -> tuple[Tokenized, Tokenized]:
-    """All but `count` examples, and these."""
+def _set_aside(task: Task, examples: Tokenized, count: int, *, seed: int) -> tuple[Tokenized, Tokenized]:
+    """All but `count` of the examples of `task`, and these.
+
+    They are chosen by a hash of the input: equal inputs are on one side, and tasks on the same texts set the same ones
+    aside, so that the multi-task model is not trained on what another task is measured on.
+    """
     total = len(examples.prompts)
     if total <= count:
-        raise LorajaxError(f"task {name!r}: {total} training examples; --validation-examples {count} leaves none")
-    # At random: a file may be sorted, by label for one.
-    order = np.random.default_rng((seed, zlib.crc32(name.encode()))).permutation(total).tolist()
+        raise LorajaxError(f"task {task.name!r}: {total} training examples; --validation-examples {count} leaves none")
+    keys = [hashlib.sha256(f"{seed} {example.input}".encode()).digest() for example in task.train]
+    order = sorted(range(total), key=lambda i: (keys[i], i))
     return pick(examples, sorted(order[count:])), pick(examples, sorted(order[:count]))
+
+
+def _tell_what_e_knows(tasks: dict[str, Task], seen: Sequence[str]) -> None:
+    """Tells of test inputs that E is trained on as those of another task: on them it has an advantage."""
+    trained = {name: {example.input for example in tasks[name].train} for name in seen}
+    for name, task in tasks.items():
+        tested = {example.input for example in task.test}
+        others = [other for other in seen if other != name and trained[other] & tested]
+        if others:
+            shared = len(tested & set().union(*(trained[other] for other in others)))
+            told = f"{shared} of its {len(tested)} test inputs, as those of {', '.join(others)}"
+            say(f"task {name}: E is trained on {told}")
 
 
 def base_bytes(model: Config, config: StudyConfig) -> int:
@@ -94,6 +108,8 @@ class Workbench:
         for name, task in tasks.items():
             if repeated := overlap(task):
                 say(f"task {name}: {repeated} of {len(task.test)} test examples are among those trained on")
+        clusters = {name: task.cluster for name, task in tasks.items()}
+        _tell_what_e_knows(tasks, seen_by_multi_task(clusters, list(tasks), config.data))
         classes = find_classes(tasks) if is_encoder(checkpoint.model.config) else None
         how = (checkpoint.tokenizer, config.prompt, cache_folder() / "tokens", classes)
         train = {name: cached_tokenize(task.train, *how) for name, task in tasks.items()}
@@ -102,7 +118,7 @@ class Workbench:
         if config.train.evaluate_every:
             for name, examples in train.items():
                 train[name], validation[name] = _set_aside(
-                    name, examples, config.train.validation_examples, seed=config.train.seed
+                    tasks[name], examples, config.train.validation_examples, seed=config.train.seed
                 )
         bench = cls(config, checkpoint, tasks, train, validation, test)
         everything = (*train.values(), *validation.values(), *test.values())
@@ -115,7 +131,9 @@ class Workbench:
             prompts = train[name].cut_prompts + test[name].cut_prompts
             answers = train[name].cut_answers + test[name].cut_answers
             if prompts or answers:
-                say(f"task {name}: {prompts} prompts lost their middle, {answers} answers their end (--max-length)")
+                lost = [f"{prompts} prompts lost their middle (--max-length)"] if prompts else []
+                lost += [f"{answers} answers their end (--max-answer)"] if answers else []
+                say(f"task {name}: {', '.join(lost)}")
         return bench
 
     @property

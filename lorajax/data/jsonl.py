@@ -29,19 +29,21 @@ class JsonlFolder:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._tasks: dict[str, Task] | None = None
+        self._rows: dict[str, list[Row]] | None = None
+
+    def _read(self, reading: Reading) -> dict[str, list[Row]]:
+        if self._rows is None:
+            self._rows = read_rows(self._folder, reading)
+        return self._rows
 
     def clusters(self, reading: Reading) -> dict[str, str]:
         """The cluster of every task, in the order of names."""
-        if self._tasks is None:
-            self._tasks = read_folder(self._folder, reading=reading)
-        return {name: self._tasks[name].cluster for name in sorted(self._tasks)}
+        return {name: rows[0].example.cluster for name, rows in sorted(self._read(reading).items())}
 
     def read(self, names: Sequence[str], limits: Limits, reading: Reading) -> dict[str, Task]:
         """The tasks `names`, whole."""
-        self.clusters(reading)
-        assert self._tasks is not None
-        return {name: self._tasks[name] for name in names}
+        rows = self._read(reading)
+        return {name: make_task(name, rows[name], reading=reading) for name in names}
 
 
 def open_source(where: str) -> JsonlFolder:
@@ -53,10 +55,19 @@ def read_folder(folder: Path, *, test_share: float = 0.2, reading: Reading | Non
     """Every task under `folder`, or of one file, by name.
 
     Raises:
-      LorajaxError: no files, a line that is not a valid record (file and line number), a task with no rows to train on
-        or none to test on, or a task that appears in two clusters.
+      LorajaxError: as `read_rows`, or a task with no rows to train on or none to test on.
     """
-    reading = reading or Reading()
+    rows = read_rows(folder, reading or Reading())
+    return {name: make_task(name, own, test_share=test_share, reading=reading) for name, own in rows.items()}
+
+
+def read_rows(folder: Path, reading: Reading) -> dict[str, list[Row]]:
+    """The rows of every task under `folder`, or of one file, by name.
+
+    Raises:
+      LorajaxError: no files, a line that is not a valid record (file and line number), or a task that appears in two
+        clusters.
+    """
     rows: dict[str, list[Row]] = {}
     for file in _files(folder):
         found = 0
@@ -75,7 +86,7 @@ def read_folder(folder: Path, *, test_share: float = 0.2, reading: Reading | Non
                 examples.append(row)
         if not found:
             raise LorajaxError(f"{file}: is empty; expected a record on each line")
-    return {name: make_task(name, examples, test_share=test_share) for name, examples in rows.items() if examples}
+    return {name: examples for name, examples in rows.items() if examples}
 
 
 def read_records(file: Path, reading: Reading) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -22,7 +22,7 @@ from lorajax.data.fields import Record, Template, as_key, as_text, plain, value_
 from lorajax.data.mapping_file import TaskMapping, read_mapping
 from lorajax.data.reading import Reading
 from lorajax.data.sources import Limits
-from lorajax.data.splits import Row, read_split
+from lorajax.data.splits import Row, order_key, read_split
 from lorajax.data.tables import open_tables
 from lorajax.data.task import Example, Task
 from lorajax.errors import LorajaxError
@@ -190,13 +190,12 @@ class Selection:
             )
         self.rows += 1
         self._dev += row.split == "dev"
-        rest = (*row.example.targets, *(row.example.options or ()))
-        prompt = _hash(row.example.input)
-        rank = prompt << 256 | _hash("\0".join(rest))
+        # Of the whole example: rows of one prompt that repeats are not next to each other.
+        rank = int.from_bytes(order_key(row.example))
         if row.split is not None:
             self._sides[row.split].add(rank, row.example)
         else:
-            self._part(prompt if row.group is None else _hash(row.group), rank, row.example)
+            self._part(_hash(row.unit), rank, row.example)
 
     def _part(self, key: int, rank: int, example: Example) -> None:
         first, last = self._first, self._last
@@ -222,7 +221,7 @@ class Selection:
         return self._sides["test" if key < TEST_SHARE * 2**256 else "train"]
 
     def task(self, reading: Reading) -> Task:
-        """The task of the rows that are kept, each side in the order of a hash of the input.
+        """The task of the rows that are kept, each side in the order of a hash of the whole example.
 
         Raises:
           LorajaxError: no rows to train on, or none to test on.

@@ -237,7 +237,7 @@ def _places(table: dict[str, Any], source: str) -> dict[str | None, tuple[str, .
 
 def check_sides(places: Mapping[str | None, tuple[str, ...]], where: str) -> None:
     """Raises LorajaxError unless `places` has rows to train on and rows to test on, and no others."""
-    if None in places or "train" not in places or len(places) == 1:
+    if None in places or "train" not in places or len(places) == 1 or set(places) - {"train", "test", "dev"}:
         raise LorajaxError(f"{where}: expected train, and test or dev; found {', '.join(map(str, places))}")
 
 

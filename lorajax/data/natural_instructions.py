@@ -68,7 +68,7 @@ class NaturalInstructions:
         """
         tasks = {}
         for name in names:
-            task = make_task(name, _rows(name, self._files[name], reading))
+            task = make_task(name, _rows(name, self._files[name], reading), reading=reading)
             tasks[name] = Task(name, task.cluster, task.train[: limits.train], task.test[: limits.test])
         return tasks
 

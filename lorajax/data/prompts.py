@@ -12,6 +12,10 @@ from lorajax.data.classes import Classes
 from lorajax.data.task import Example
 from lorajax.errors import LorajaxError
 
+#: In front of a chat template: one that writes the day into the prompt would give other tokens tomorrow, and a study
+#: that is gone on with would be another one. The date is the one Llama 3.1's template falls back to.
+NO_CLOCK = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
+
 Template = Literal["plain", "chat", "llama2"]
 
 
@@ -133,7 +137,10 @@ def prompt_ids(example: Example, tokenizer: Any, config: PromptConfig) -> list[i
             raise LorajaxError("--template chat: the checkpoint's tokenizer has no chat template; use plain or llama2")
         messages = [{"role": "system", "content": config.system}] if config.system else []
         messages.append({"role": "user", "content": body(example)})
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        template = NO_CLOCK + tokenizer.get_chat_template()
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=template, add_generation_prompt=True, tokenize=False
+        )
         return tokenizer(text, add_special_tokens=False)["input_ids"]
     if config.template == "llama2":
         system = f"<<SYS>>\n{config.system}\n<</SYS>>\n\n" if config.system else ""

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lorajax.data.reading import Reading
 from lorajax.data.task import Example, Task
 from lorajax.errors import LorajaxError
 
@@ -21,6 +22,9 @@ SPLITS = {
     "validation": "dev",
     "dev/test": None,
 }
+
+#: The debiased CKA needs four examples: of fewer units than this, tasks are split by count and not by threshold.
+LEAST_UNITS = 5
 
 
 class Row(NamedTuple):
@@ -53,18 +57,19 @@ def read_split(value: object, where: str) -> str | None:
     return SPLITS[value.lower()]
 
 
-def make_task(name: str, rows: Sequence[Row], *, test_share: float = 0.2) -> Task:
-    """The task of `rows`, each side in the order of a hash of the input.
+def make_task(name: str, rows: Sequence[Row], *, test_share: float = 0.2, reading: Reading | None = None) -> Task:
+    """The task of `rows`, each side in the order of a hash of the whole example, whatever the order of the file.
 
-    That order does not depend on the order of the file, so a part of either side is not sorted by label. Rows that name
-    no split are split by a hash of their `unit`: the same units of two tasks are split alike. Where a task is split by
-    group, its test side has the smallest number of whole groups that hold `test_share` of the rows.
+    Rows that name no split are split by a hash of their `unit`: about `test_share` of the units are tested on, the
+    same ones in every task. Where that would be too few for a measure (fewer than LEAST_UNITS, or than half of the
+    share asked for) or too many (twice the share), the units with the smallest hashes make up the share: at least one
+    and never all.
 
     Raises:
       LorajaxError: only some rows name their split, or no rows are left to train on or to test on.
     """
     sides: dict[str | None, list[Example]] = {"train": [], "test": [], "dev": [], None: []}
-    ordered = sorted(rows, key=lambda row: _hash(row.example.input))
+    ordered = sorted(rows, key=lambda row: order_key(row.example))
     for row in ordered:
         sides[row.split].append(row.example)
     if sides[None] and len(sides[None]) < len(rows):
@@ -74,9 +79,11 @@ def make_task(name: str, rows: Sequence[Row], *, test_share: float = 0.2) -> Tas
         )
     units = sorted({row.unit for row in rows}, key=_hash)
     if sides[None] and len(units) > 1:
-        tested = _tested(units, ordered, test_share)
+        tested = _tested(units, test_share)
         for row in ordered:
             sides["test" if row.unit in tested else "train"].append(row.example)
+    if sides["test"] and sides["dev"] and reading is not None:
+        reading.drop(name, "are dev rows", len(sides["dev"]))
     train, test = sides["train"], sides["test"] or sides["dev"]
     for side, examples in (("train", train), ("test", test)):
         if not examples:
@@ -87,21 +94,19 @@ def make_task(name: str, rows: Sequence[Row], *, test_share: float = 0.2) -> Tas
     return Task(name, rows[0].example.cluster, tuple(train), tuple(test))
 
 
-def _tested(units: Sequence[str], rows: Sequence[Row], share: float) -> set[str]:
-    """The units to test on: at least one, never all."""
-    if all(row.group is None for row in rows):
-        return set(units[: min(max(1, round(share * len(units))), len(units) - 1)])
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.unit] = counts.get(row.unit, 0) + 1
-    chosen: set[str] = set()
-    held = 0
-    for unit in units[:-1]:
-        if chosen and held >= share * len(rows):
-            break
-        chosen.add(unit)
-        held += counts[unit]
-    return chosen
+def order_key(example: Example) -> bytes:
+    """What examples are ordered, and chosen, by: a hash of all that sets them apart."""
+    return _hash("\0".join((example.input, *example.targets, *(example.options or ()))))
+
+
+def _tested(units: Sequence[str], share: float) -> set[str]:
+    """Of units in the order of their hashes, those to test on: at least one, never all."""
+    threshold = int(share * 2**256).to_bytes(32)
+    below = sum(_hash(unit) < threshold for unit in units)
+    wanted = round(share * len(units))
+    if below < max(LEAST_UNITS, wanted / 2) or below > 2 * wanted:
+        below = wanted
+    return set(units[: min(max(1, below), len(units) - 1)])
 
 
 def _hash(text: str) -> bytes:

@@ -30,7 +30,7 @@ def loss_bars(losses: pd.DataFrame) -> Figure:
         axes.scatter(rows.before, y, s=11, facecolor="white", edgecolor=colour, linewidth=0.9, zorder=3)
         axes.scatter(rows.after, y, s=14, color=colour, zorder=3, label=f"after tuning: {model}")
     axes.set_yticks(range(len(place)), named.values())
-    axes.set(xlim=(0, None), ylim=(len(place) - 0.4, -0.6), xlabel="held-out answer loss (nats per token)")
+    axes.set(xlim=(0, None), ylim=(len(place) - 0.4, -0.6), xlabel="held-out loss (nats)")
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
     axes.scatter([], [], s=11, facecolor="white", edgecolor="#555555", linewidth=0.9, label="before: base model")
@@ -56,7 +56,7 @@ def training_curves(metrics: pd.DataFrame) -> Figure:
         axes.plot(controls.index, controls.median(axis=1), color=MODEL_COLOURS["C"], linewidth=1.5)
         if "E" in wide:
             axes.plot(wide.index, wide["E"], color=MODEL_COLOURS["E"], linewidth=1.3)
-        label = {"loss": "training loss (nats per token)", "grad_norm": "gradient norm"}[name]
+        label = {"loss": "training loss (nats)", "grad_norm": "gradient norm"}[name]
         axes.set(xlabel="step" if width == 1 else f"step (means of {width} steps)", ylabel=label, ylim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.grid(axis="y")

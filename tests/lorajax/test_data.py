@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lorajax.data.jsonl import read_folder
-from lorajax.data.prompts import PromptConfig, body, drop_middle, tokenize
+from lorajax.data.prompts import PromptConfig, body, drop_middle, prompt_ids, tokenize
 from lorajax.data.reading import Reading
 from lorajax.data.sources import Limits, absolute, open_source
 from lorajax.data.task import CLUSTERS, Example, Task, overlap, select, select_tasks
@@ -121,11 +121,42 @@ class TestJsonl:
             records = [row | {"split": "test" if i % 5 == 0 else "train"} for i, row in enumerate(records)]
         write(tmp_path, "a.jsonl", records)
         task = read_folder(tmp_path)["a"]
-        assert (len(task.train), len(task.test)) == (80, 20)
+        assert len(task.train) + len(task.test) == 100
+        assert 10 <= len(task.test) <= 40
         for examples in (task.train, task.train[:16], task.test, task.test[:16]):
             assert 0.3 < sum(e.targets == ("yes",) for e in examples) / len(examples) < 0.9
         write(tmp_path, "a.jsonl", records[::-1])
         assert read_folder(tmp_path)["a"] == task
+
+    def test_tasks_that_share_some_inputs_are_split_alike(self, tmp_path):
+        """E is trained on all tasks: what one is tested on must not be what another is trained on."""
+        records = [
+            ROW | {"task": t, "input": f"number {i}"} for t, n in (("a", 0), ("b", 100)) for i in range(n, n + 200)
+        ]
+        write(tmp_path, "a.jsonl", records)
+        tasks = read_folder(tmp_path)
+        trained = {e.input for task in tasks.values() for e in task.train}
+        assert not any(e.input in trained for task in tasks.values() for e in task.test)
+        for task in tasks.values():
+            assert 20 <= len(task.test) <= 80  # about 40
+
+    def test_only_the_tasks_asked_for_are_made(self, tmp_path):
+        write(tmp_path, "a.jsonl", [*rows(10), ROW | {"task": "b", "split": "dev"}])
+        source = open_source(str(tmp_path))
+        assert source.clusters(Reading()) == {"a": "nli", "b": "nli"}
+        assert list(source.read(["a"], Limits(5, 5), Reading())) == ["a"]
+        with pytest.raises(LorajaxError, match="task 'b': has no train rows"):
+            source.read(["b"], Limits(5, 5), Reading())
+
+    def test_dev_rows_are_told_of(self, tmp_path):
+        write(
+            tmp_path,
+            "a.jsonl",
+            [ROW | {"input": f"{s} {i}", "split": s} for s in ("train", "dev", "test") for i in range(9)],
+        )
+        reading = Reading()
+        read_folder(tmp_path, reading=reading)
+        assert reading.report() == ["task a: of 27 rows read, 9 are dev rows: left out"]
 
     def test_equal_inputs_are_on_one_side_in_every_task(self, tmp_path):
         records = [ROW | {"input": f"number {i % 10}", "targets": [str(i)]} for i in range(30)]
@@ -261,9 +292,10 @@ def test_the_real_records(name, clusters):
     assert {task.cluster for task in tasks.values()} == clusters
     for item in manifest["items"]:
         task, splits = tasks[item["task"]], item.get("splits", {})
-        tested = splits.get("test", round(0.2 * item["rows"]))
-        train = item["rows"] - splits.get("dev", 0) - tested
-        assert (task.cluster, len(task.train), len(task.test)) == (item["cluster"], train, tested)
+        assert task.cluster == item["cluster"]
+        assert len(task.train) + len(task.test) == item["rows"] - splits.get("dev", 0)
+        assert splits.get("test", len(task.test)) == len(task.test)
+        assert 0.1 * item["rows"] <= len(task.test) <= 0.4 * item["rows"]  # about a fifth
         assert not {e.input for e in task.train} & {e.input for e in task.test}
     for prefix in ("ewt_", "gum_", "gumdoc_"):
         assert len({frozenset(e.input for e in t.test) for k, t in tasks.items() if k.startswith(prefix)}) < 2
@@ -349,3 +381,12 @@ class TestPrompts:
     def test_bad_settings(self, bad):
         with pytest.raises(LorajaxError, match="--"):
             PromptConfig(**bad)
+
+
+def test_a_chat_template_that_writes_the_day_gives_the_same_prompt_tomorrow():
+    tokenizer = tiny_tokenizer()
+    day = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}"
+    tokenizer.chat_template = day + tokenizer.chat_template
+    example = Example("a", "nli", "one", ("two",))
+    ids = prompt_ids(example, tokenizer, PromptConfig(template="chat"))
+    assert tokenizer.decode(ids) == "26 Jul 2024user: one\nassistant: "

@@ -240,7 +240,7 @@ class TestSplits:
         ]
         units = sorted({row.unit for row in rows}, key=digest)
         tested = {u for u in units if digest(u) < 0.2 * 2**256 or u == units[0]} - {units[-1]}
-        ranked = sorted(rows, key=lambda row: (digest(row.example.input), digest(row.example.targets[0])))
+        ranked = sorted(rows, key=lambda row: digest(f"{row.example.input}\0{row.example.targets[0]}"))
         train = [row.example for row in ranked if row.unit not in tested]
         test = [row.example for row in ranked if row.unit in tested]
         for seed in range(5):

@@ -224,4 +224,4 @@ def test_real_instances(tmp_path, file):
     assert {(e.definition, e.input, *e.targets) for e in task.train + task.test} == {
         (row["definition"], row["input"], *row["targets"]) for row in rows
     }
-    np.testing.assert_allclose(len(task.test) / len(rows), 0.2, atol=0.01)
+    np.testing.assert_allclose(len(task.test) / len(rows), 0.2, atol=0.1)

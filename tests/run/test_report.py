@@ -13,9 +13,9 @@ import xarray as xr
 
 from lorajax.errors import LorajaxError
 from run import figures, report, tables
-from run.findings import cka_findings, listed, loss_findings, spans
+from run.findings import cka_findings, listed, loss_findings, number, spans
 from run.options import StudyConfig
-from tests.run.made_up_study import make_cka, make_losses, make_study
+from tests.run.made_up_study import BASE_C, E_C, make_cka, make_losses, make_study
 
 HOSTILE = '<img src=x onerror="alert(1)"> & $x$'
 
@@ -69,11 +69,24 @@ def page(study) -> Page:
 # --- sentences --------------------------------------------------------------------------------------------------------
 
 
+def test_unseen_tasks_are_told_of(tmp_path):
+    """The deeper half is blocks 3 and 4; `facts` is 0.05 below the planted curves."""
+    study = make_study(tmp_path / "s")
+    file = study / "study.json"
+    record = json.loads(file.read_text())
+    assert "was not trained on" not in report.build(study).read_text()
+    record["data"]["tasks"]["facts"]["seen"] = False
+    file.write_text(json.dumps(record))
+    ours, base = (curve[2:4].mean() - 0.05 for curve in (E_C, BASE_C))
+    told = f"on 1 task that E was not trained on, E | C is {number(ours)} and base | C {number(base)}; on 2 tasks that E was"
+    assert told in Page(report.build(study).read_text()).text
+
+
 def test_loss_sentences_hold_the_planted_numbers():
     assert loss_findings(make_losses()) == [
-        "Held-out loss fell on 2 of 3 tasks under the multi-task model E (median change -1.500 nats per token). "
+        "Held-out loss fell on 2 of 3 tasks under the multi-task model E (median change -1.500 nats per answer token). "
         "It rose on pairs.",
-        "Held-out loss fell on 3 of 3 tasks under the control models C (median change -1.750 nats per token).",
+        "Held-out loss fell on 3 of 3 tasks under the control models C (median change -1.750 nats per answer token).",
         "E ended below the task's own control model on 1 of 3 tasks: facts.",
     ]
 
@@ -271,5 +284,5 @@ def test_caller_settings_are_left_alone_and_do_not_leak_in(tmp_path):
         svg = figures.save(figures.loss_bars(make_losses()), tmp_path / "a.svg").read_text("utf-8")
         assert dict(mpl.rcParams) == before
     assert figures.save(figures.loss_bars(make_losses()), tmp_path / "b.svg").read_text("utf-8") == svg
-    assert "held-out answer loss" in svg
+    assert "held-out loss (nats)" in svg
     assert figures.save(figures.loss_bars(make_losses()), tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")

@@ -80,6 +80,10 @@ class Flan2021:
             if name in TASKS:
                 self._files.require(name)
 
+    def related(self, name: str) -> list[str]:
+        """The other tasks of the same data set, such as the rounds of ANLI: some have the same rows to train on."""
+        return [other for other, task in TASKS.items() if other != name and task.dataset == TASKS[name].dataset]
+
     def read(self, names: Sequence[str], limits: Limits, reading: Reading) -> dict[str, Task]:
         """The tasks `names`: of each, up to `limits.train` rows of its train file (never more than TRAIN_CAP), chosen
         by `spread`, and the first `limits.test` of its test file.
