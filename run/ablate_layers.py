@@ -14,8 +14,10 @@ layer k of L:
 
 The share of a mask is what it keeps of the adapter's gain over the base model. Shares do not add up over layers, and a
 mask may do harm (below 0) or good (above 1); there is none where the 95 % interval of the gain itself includes 0.
-Losses are means over answer tokens, as in results/losses.csv. Intervals are of a bootstrap over test examples, paired
-with the whole adapter; they are not corrected for the number of masks, and say nothing of other training runs.
+Losses are means over answer tokens, as in results/losses.csv. (An encoder's are means over examples; its head, trained
+with the adapter, stays under every mask, so its base is this head on the base model's hidden states.) Intervals are of
+a bootstrap over test examples, paired with the whole adapter; they are not corrected for the number of masks, and say
+nothing of other training runs.
 
 STUDY must hold trained adapters (python -m run.finetune). It gets `results/ablation.nc` (labelled arrays),
 `results/ablation.csv`, and the losses of every example in `results/ablation/`. What is done is not done again.
@@ -56,7 +58,7 @@ NAMED = 3  # costly layers that are named for each task
 Key = tuple[str, str]  # task and model
 
 VARIABLES = {
-    "loss": "held-out loss, nats per answer token",
+    "loss": "held-out loss, nats per answer token, or per example of an encoder",
     "difference": "loss minus that of the whole adapter",
     "error": "standard error of the difference, paired over examples",
     "low": "difference, lower end of its 95 % interval",
@@ -222,7 +224,7 @@ def show(results: xr.Dataset) -> None:
         if reason := own["reason"].item():
             say(f"{task}, {model}: no shares: {reason}")
     columns = ["task", "model", "n", "base", "full", "fewest layers\nfor 90 %", "share", "costly to remove"]
-    show_table("Held-out loss with the adapter in some layers only, nats per answer token", columns, rows)
+    show_table("Held-out loss with the adapter in some layers only, in nats", columns, rows)
 
 
 def _keys(study: StudyFolder, trained: Collection[Key], options: AblateLayers) -> list[Key]:

@@ -13,8 +13,10 @@ from lorajax.data.reading import Reading
 from lorajax.data.sources import Limits, open_source
 from lorajax.data.task import select_tasks
 from lorajax.errors import LorajaxError
+from lorajax.models.kinds import is_encoder, read_config
 from lorajax.models.named import config_of
 from run import recipes
+from run.finetune import even_groups
 from run.options import DataConfig, StudyConfig
 from run.plan import Plan, plan
 from run.task_loading import seen_by_multi_task
@@ -117,11 +119,18 @@ def _show_cost(
     given = recipe is None or model not in (recipe.flags.get("model"), *_bases_of(recipe))
     sizes = model if given or not recipe else recipe.sizes or model
     try:
+        if (folder := Path(sizes).expanduser() / "config.json").exists() and is_encoder(read_config(folder)):
+            raise LorajaxError(f"{sizes} is an encoder, and run.plan knows decoders only")
         model_config = config_of(sizes)
+        if config.prompt.max_length > model_config.max_positions:
+            raise LorajaxError(
+                f"--max-length {config.prompt.max_length} is more than the {model_config.max_positions} positions "
+                f"of {sizes}"
+            )
         options = Plan(
             model=sizes,
             fleet=max(1, min(config.fleet_size, tasks)),
-            length=min(config.prompt.max_length, model_config.max_positions),
+            length=config.prompt.max_length,
             answers=config.prompt.max_answer,
             tasks=tasks,
             examples=config.data.test_examples,
@@ -129,16 +138,17 @@ def _show_cost(
             quantize=config.quantize,
             mesh=config.mesh,
             lora=config.lora,
-            train=dataclasses.replace(config.train, steps=steps, epochs=0.0),
+            train=config.train,
             accelerator=recipe.accelerator if recipe else "",
         )
-        say(f"steps: {words}")
+        options = _with_steps(options, steps)
+        say(f"steps: {words}; a group takes {options.train.steps:,} on average")
         say(f"compiling the training step of {sizes}; for other machines: {_plan_command(options)}")
         sections = plan(options)
         largest = next((line.value for line in sections["memory of each device"] if line.name.startswith("largest")), 0)
         if largest and largest < options.fleet:  # as the training itself will choose
             say(f"{options.fleet} adapters together do not fit; planned again for {largest}")
-            sections = plan(dataclasses.replace(options, fleet=largest, search=False))
+            sections = plan(_with_steps(dataclasses.replace(options, fleet=largest, search=False), steps))
     except LorajaxError as error:
         say(f"cost: cannot be planned. {error}")
         return
@@ -153,25 +163,42 @@ def _bases_of(recipe: recipes.Recipe) -> list[str]:
     return [entry.partition("=")[2] for entry in recipe.flags.get("bases", [])]
 
 
-def _steps(config: StudyConfig, found: Found) -> tuple[int, str]:
-    """Mean optimizer steps of an adapter, and what they are made of."""
+def _steps(config: StudyConfig, found: Found) -> tuple[list[int], str]:
+    """Optimizer steps of each adapter, E first, and what they are made of."""
     train = config.train
     if not train.epochs:
-        return train.steps, f"{train.steps} of each adapter"
+        return [train.steps] * (1 + len(found.clusters)), f"{train.steps} of each adapter"
     seen = seen_by_multi_task(found.clusters, list(found.clusters), config.data)
     mixed = quotas({n: found.examples[n] for n in seen}, {n: found.clusters[n] for n in seen}, config.mixture)
     multi, *own = (
         math.ceil(train.epochs * count / train.batch_size) for count in (sum(mixed.values()), *found.examples.values())
     )
-    mean = math.ceil((multi + sum(own)) / (1 + len(own)))
     of_each = f"{min(own):,}" if min(own) == max(own) else f"{min(own):,} to {max(own):,}"
     most = "" if found.counted else ", at most"
-    return mean, f"{multi:,} of E, {of_each} of each control model{most} ({train.epochs:g} epochs); {mean:,} on average"
+    return [multi, *own], f"{multi:,} of E, {of_each} of each control model{most} ({train.epochs:g} epochs)"
+
+
+def _with_steps(options: Plan, steps: list[int]) -> Plan:
+    """`options` with the mean over groups: a group takes as many steps as its longest member."""
+    longest = [group[0] for group in even_groups(sorted(steps, reverse=True), options.fleet)]
+    mean = math.ceil(sum(longest) / len(longest))
+    return dataclasses.replace(options, train=dataclasses.replace(options.train, steps=mean, epochs=0.0))
 
 
 def _plan_command(options: Plan) -> str:
-    words = ["python", "-m", "run.plan", "--model", options.model, "--fleet", str(options.fleet)]
-    words += ["--length", str(options.length), "--answers", str(options.answers), "--tasks", str(options.tasks)]
-    words += ["--dtype", options.dtype, "--batch-size", str(options.train.batch_size)]
-    words += ["--accumulate", str(options.train.accumulate), "--rank", str(options.lora.rank)]
+    """The command that plans the same for another machine."""
+
+    def flat(plan: Plan) -> dict[str, object]:
+        own = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
+        return own | dataclasses.asdict(own.pop("lora")) | dataclasses.asdict(own.pop("train"))
+
+    defaults, words = flat(Plan()), ["python", "-m", "run.plan"]
+    for key, value in flat(options).items():
+        if value == defaults[key] or key == "accelerator":
+            continue
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
     return shlex.join(words) + " --topology v5e:4x4"

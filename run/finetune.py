@@ -18,7 +18,7 @@ import json
 import shutil
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import tyro
@@ -40,6 +40,8 @@ from run.recipes import Recipe
 from run.study_folder import StudyFolder
 from run.terminal import command, console, duration, progress, say
 from run.workbench import Workbench
+
+T = TypeVar("T")
 
 #: In a group's folder: the names of its adapters, and those whose training failed, with the step.
 FLEET, FAILED = "fleet.json", "failed.json"
@@ -189,7 +191,7 @@ def pending_groups(
     return groups, [name for name in missing if name not in taken]
 
 
-def even_groups(names: list[str], most: int, *, data: int = 1) -> list[list[str]]:
+def even_groups(names: list[T], most: int, *, data: int = 1) -> list[list[T]]:
     """`names` in groups of at most `most`: 11 in fleets of 10 are 6 and 5, not 10 and 1; if they can, in multiples of
     the mesh's axis `data`, so that fleets are laid over it."""
     each = -(-len(names) // -(-len(names) // most))

@@ -62,6 +62,11 @@ def measure_losses(study: StudyFolder, bench: Workbench, others: Mapping[str, Pa
         for key, row in known.items()
         if row.get("adapter") == trained.get(name(key)) or key[1] not in (*MODELS, *others)
     }
+
+    def knows(key: tuple[str, str]) -> bool:
+        """Whether the head of an encoder's adapter has the classes of the task: E's has none of unseen tasks."""
+        return key[1] != "E" or key[0] in bench.seen
+
     wanted = [(task, model) for task in bench.tasks for model in (*MODELS, *others) if name((task, model)) in trained]
     if missing := [key for key in wanted if key not in known]:
         say(f"measuring held-out losses of {len({task for task, _ in missing})} tasks")
@@ -92,7 +97,7 @@ def measure_losses(study: StudyFolder, bench: Workbench, others: Mapping[str, Pa
                             "before": f"{found.loss[0]:.6f}",
                             "after": f"{found.loss[i]:.6f}",
                             "adapter": trained[name(key)],
-                            **({} if found.confusion is None else _scores(found.confusion[i])),
+                            **(_scores(found.confusion[i]) if found.confusion is not None and knows(key) else {}),
                         }
                     write()  # after every task: a crash costs one of them
                 bar.advance(line)

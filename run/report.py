@@ -26,7 +26,7 @@ from markupsafe import Markup
 
 from lorajax.errors import LorajaxError
 from lorajax.files import write_text
-from run import adapter_report, figures, published
+from run import adapter_report, figures, published, recipes
 from run.findings import cka_findings, count, loss_findings, unseen_findings, warnings
 from run.layer_findings import ablation_findings, band_findings, cluster_findings, readability_findings
 from run.options import StudyConfig
@@ -208,8 +208,13 @@ def provenance(ds: xr.Dataset) -> str:
 
 
 def flags(config: dict[str, Any]) -> str:
-    """The command-line flags that give `config`: those that differ from this version's defaults."""
+    """The command-line flags that give `config`: those that differ from this version's defaults, or the recipe's."""
     defaults, words = StudyConfig().flat(), []
+    if config.get("recipe"):
+        try:
+            defaults |= recipes.load(config["recipe"]).flags
+        except LorajaxError:  # a file that is not here: everything is named
+            config, defaults = {**config, "recipe": ""}, {"recipe": ""}
     for key, value in config.items():
         if key in defaults and defaults[key] == value:
             continue

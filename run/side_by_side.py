@@ -25,7 +25,7 @@ from lorajax.errors import LorajaxError
 from lorajax.files import replacing, write_text
 from run import figures
 from run.findings import number
-from run.report import inline
+from run.report import inline, read_losses
 from run.study_folder import StudyFolder
 from run.task_results import read
 
@@ -60,7 +60,7 @@ class Results:
         cka = read(folder.results / "cka.nc")
         return cls(
             folder,
-            table("losses"),
+            read_losses(folder.results / "losses.csv"),
             cka if cka is not None and set(PAIRS) <= set(cka.pair.values) else None,
             table("bands"),
             table("projection"),
@@ -69,8 +69,13 @@ class Results:
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks of the study."""
-        return list(self.folder.record["data"]["tasks"])
+        """The tasks of the study, those that all its results of tasks are about."""
+        names = list(self.folder.record["data"]["tasks"])
+        measured = (
+            [set(self.losses.task[self.losses.model == m]) for m in ("E", "C")] if self.losses is not None else []
+        )
+        measured += [set(self.cka.task.values.astype(str))] if self.cka is not None else []
+        return [name for name in names if all(name in own for own in measured)]
 
 
 def compare_studies(studies: Mapping[str, Path], out: Path) -> tuple[pd.DataFrame, Path]:
@@ -137,9 +142,10 @@ def _quantities(found: Results, tasks: Sequence[str]) -> list[tuple[tuple[str, s
     if found.losses is not None:
         losses = found.losses[found.losses.task.isin(tasks)]
         base = losses.drop_duplicates("task").before
-        rows.append((("held-out loss, mean over tasks (nats per answer token)", "base"), float(base.mean())))
-        for model, own in losses.groupby("model"):
-            rows.append((("held-out loss, mean over tasks (nats per answer token)", str(model)), own.after.mean()))
+        decoder = "final norm" in found.folder.record["model"]["layers"]
+        quantity = f"held-out loss, mean over tasks (nats per {'answer token' if decoder else 'example'})"
+        rows.append(((quantity, "base"), float(base.mean())))
+        rows += [((quantity, str(model)), float(own.after.mean())) for model, own in losses.groupby("model")]
     if found.cka is not None:
         for pair, (depth, values) in _curves(found.cka, tasks).items():
             for share in DEPTHS:

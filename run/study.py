@@ -25,10 +25,10 @@ from run.ablate_layers import AblateLayers, ablate_layers
 from run.compare_adapters import CompareAdapters, compare_adapters, is_compared
 from run.comparison import Comparison
 from run.dry_run import dry_run
-from run.finetune import Finetune, complain, finetune
+from run.finetune import Finetune, complain, failures, finetune
 from run.lock import study_lock
 from run.observe import observe
-from run.options import StudyConfig
+from run.options import MULTI_TASK, StudyConfig
 from run.recipes import Recipe
 from run.side_by_side import compare_studies
 from run.study_folder import StudyFolder
@@ -76,19 +76,27 @@ def parse_bases(entries: Sequence[str]) -> dict[str, str]:
 
 
 def study_bases(options: Study) -> None:
-    """A study of each base, then all side by side."""
-    folders = {}
+    """A study of each base, then all side by side.
+
+    Raises:
+      LorajaxError: `options.out` is itself a study; or, at the end, an adapter of some base failed.
+    """
+    if (options.out / "study.json").exists():
+        raise LorajaxError(f"{options.out}: is a study of one model; name another folder for several --bases")
+    folders, studies = {}, []
     for name, model in parse_bases(options.bases).items():
         say(f"base {name}: {model}")
         config = dataclasses.replace(options.config, model=model)
         folders[name] = options.out / name
-        study(dataclasses.replace(options, out=folders[name], config=config, bases=()))
+        studies.append(study(dataclasses.replace(options, out=folders[name], config=config, bases=())))
         gc.collect()  # the weights of one base at a time
     say(f"report: {compare_studies(folders, options.out)[1].absolute()}")
+    for done in studies:
+        complain(done)
 
 
-def study(options: Study) -> None:
-    """Runs the commands over one loaded model.
+def study(options: Study) -> StudyFolder:
+    """Runs the commands over one loaded model, and returns the study.
 
     Raises:
       LorajaxError: it was asked for on several processes, which only the training can use.
@@ -98,13 +106,15 @@ def study(options: Study) -> None:
     with study_lock(options.out):
         bench = Workbench.prepare(options.config)
         folder = finetune(options, bench)
+        if MULTI_TASK in failures(folder):
+            complain(folder)  # nothing can be compared without E
         measure(folder, bench)
         if options.ablation_examples:
             ablate(folder, bench, options.ablation_examples)
         if not is_compared(folder):
             compare_adapters(CompareAdapters((str(folder.path),)))
         say(f"report: {report.build(folder.path).absolute()}")
-    complain(folder)
+    return folder
 
 
 def measure(folder: StudyFolder, bench: Workbench) -> None:
@@ -157,15 +167,25 @@ def from_recipe(recipe: Recipe) -> Study:
     return Study(Path("studies", recipe.name), StudyConfig.from_flat(rest | {"recipe": recipe.name}), **own)
 
 
+def without_recipe_bases(options: Study) -> Study:
+    """`options` without the bases of its recipe where another `--model` than the recipe's was given."""
+    flags = recipes.load(options.config.recipe).flags if options.config.recipe else {}
+    if options.bases and options.bases == tuple(flags.get("bases", ())) and options.config.model != flags.get("model"):
+        say(f"the bases of recipe {options.config.recipe} make way for --model {options.config.model}")
+        return dataclasses.replace(options, bases=())
+    return options
+
+
 def main() -> None:
     """Entry point of `python -m run.study`."""
     options = recipes.cli(Study, from_recipe, description=__doc__, prog="python -m run.study")
+    options = without_recipe_bases(options)
     if options.dry_run:
         dry_run(options.config, parse_bases(options.bases), options.out)
     elif options.bases:
         study_bases(options)
     else:
-        study(options)
+        complain(study(options))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lorajax.activations import HiddenStates, PerPrompt, States, Tokens
-from lorajax.data.classes import find_classes
-from lorajax.data.prompts import PromptConfig, body, tokenize
+from lorajax.data.prompts import PromptConfig, body, encoder_prompts, tokenize
 from lorajax.data.task import Task
 from lorajax.errors import LorajaxError
 from lorajax.files import fingerprint
@@ -213,6 +212,9 @@ class NamedModels:
             label = next(label for label in _labels(Path(name).name) if label not in self._sources)
             self._sources[label] = checkpoint, adapter
             self._facts[label] = made_from
+        for label, (found, _) in self._sources.items():
+            if prompt.max_length > (most := found.model.config.max_positions):
+                raise LorajaxError(f"--max-length {prompt.max_length} is more than the {most} positions of {label}")
         self.models = tuple(self._sources)
         self.layers = {name: list(c.model.config.layer_names) for name, (c, _) in self._sources.items()}
         self.default_pairs = tuple(itertools.combinations(self.models, 2))
@@ -231,8 +233,10 @@ class NamedModels:
         """One run of each checkpoint, with all adapters of it; each has its own tokenizer."""
         found: dict[str, States] = {}
         for checkpoint in {id(c): c for name, (c, _) in self._sources.items() if name in models}.values():
-            classes = find_classes(self._tasks) if is_encoder(checkpoint.model.config) else None
-            prompts = tokenize(self._tasks[task].test, checkpoint.tokenizer, self._prompt, classes).prompts
+            if is_encoder(checkpoint.model.config):  # labels are not asked for
+                prompts = encoder_prompts(self._tasks[task].test, checkpoint.tokenizer, self._prompt)[0]
+            else:
+                prompts = tokenize(self._tasks[task].test, checkpoint.tokenizer, self._prompt).prompts
             chosen = {n: a for n, (c, a) in self._sources.items() if c is checkpoint and n in models}
             found |= self._programs.run(checkpoint, chosen, prompts, config, per_prompt)
         return {name: found[name] for name in models}

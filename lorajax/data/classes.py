@@ -67,9 +67,22 @@ def find_classes(tasks: Mapping[str, Task]) -> Classes:
     """The classes of `tasks`, in their order: the options that all training examples share, or their targets, sorted.
 
     Raises:
-      LorajaxError: a task with one label, or with so many different targets that it is no classification.
+      LorajaxError: tasks with one label, or with so many different targets that they are no classification; it names
+        the tasks that are left.
     """
-    return Classes(tuple((name, label) for name, task in tasks.items() for label in _labels(task)))
+    names: list[tuple[str, str]] = []
+    unfit: list[str] = []
+    for name, task in tasks.items():
+        try:
+            names += [(name, label) for label in _labels(task)]
+        except LorajaxError as error:
+            unfit.append(str(error))
+    if unfit:
+        fit = list(dict.fromkeys(name for name, _ in names))
+        rest = f"; tasks that can be told apart: {' '.join(fit)}" if fit else ""
+        more = f" ({len(unfit) - 1} more tasks are unfit)" if len(unfit) > 1 else ""
+        raise LorajaxError(f"{unfit[0]}{more}{rest}")
+    return Classes(tuple(names))
 
 
 def _labels(task: Task) -> list[str]:

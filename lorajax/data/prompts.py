@@ -189,24 +189,37 @@ def tokenize(
 def tokenize_for_encoder(
     examples: Iterable[Example], tokenizer: Any, config: PromptConfig, classes: Classes
 ) -> Tokenized:
-    """The inputs alone as `<s> text </s>`, without instruction and template, and the classes of their targets.
+    """The inputs as `encoder_prompts`, and the classes of their targets.
+
+    Raises:
+      LorajaxError: a target that is none of the classes, or as `encoder_prompts`.
+    """
+    examples = list(examples)
+    answers = tuple(np.asarray([classes.number(example)], np.int32) for example in examples)
+    prompts, cut = encoder_prompts(examples, tokenizer, config)
+    return Tokenized(prompts, answers, cut, classes=classes)
+
+
+def encoder_prompts(
+    examples: Iterable[Example], tokenizer: Any, config: PromptConfig
+) -> tuple[tuple[np.ndarray, ...], int]:
+    """The inputs alone as `<s> text </s>`, without instruction and template, and how many were cut.
 
     Texts that are longer than `config.max_length` lose their middle. A pair of texts is one, as the record has it.
 
     Raises:
-      LorajaxError: a target that is none of the classes, or a tokenizer without `<s>` and `</s>`.
+      LorajaxError: a tokenizer without `<s>`, `</s>` and a token for padding.
     """
     begin, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     if begin is None or end is None or pad is None:
         raise LorajaxError("the tokenizer of an encoder must have tokens for begin, end and padding (<s>, </s>, <pad>)")
-    prompts, answers, cut_prompts = [], [], 0
+    prompts, cut = [], 0
     for example in examples:
-        answers.append(np.asarray([classes.number(example)], np.int32))
         # A text may spell out the token that stands for padding.
         ids = [i for i in tokenizer(example.input, add_special_tokens=False)["input_ids"] if i != pad]
-        cut_prompts += len(ids) + 2 > config.max_length
+        cut += len(ids) + 2 > config.max_length
         prompts.append(np.asarray([begin, *drop_middle(ids, config.max_length - 2), end], np.int32))
-    return Tokenized(tuple(prompts), tuple(answers), cut_prompts, classes=classes)
+    return tuple(prompts), cut
 
 
 def drop_middle(ids: Sequence[int], length: int) -> list[int]:

@@ -216,6 +216,7 @@ class TestModel:
         np.testing.assert_array_equal(states, hidden_states(decoded_twin(small, model), tokens))
         assert {leaf.dtype for path, leaf in leaves(small).items() if path[-1] == "scales"} == {jnp.dtype(jnp.float32)}
 
+    @pytest.mark.slow
     def test_bytes_of_a_compiled_forward(self, kind):
         """Before any weight exists: 8.5 or 4.5 bits for a kernel's weight, as many as before for everything else."""
         weights = WIDE.num_layers * weights_of_a_layer(WIDE)
@@ -252,6 +253,7 @@ class TestModel:
         assert not any(word in compiled.as_text() for word in ("all-gather", "all-reduce", "all-to-all", "permute"))
         assert compiled.output_shardings.spec == jax.P("fsdp", "tensor")
 
+    @pytest.mark.slow
     def test_tiles_are_not_cut(self, kind, tmp_path):
         """A mesh that divides an axis but not its tiles leaves it whole: one tile of 32 here, on two devices."""
         folder = str(tiny_checkpoint(tmp_path / "model"))

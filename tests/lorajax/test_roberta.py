@@ -359,6 +359,7 @@ class TestFiles:
 
 
 class TestTraining:
+    @pytest.mark.slow
     def test_one_of_a_fleet_equals_it_alone(self, encoder, tmp_path):
         together = train(encoder, fleet_of("abE"), QUICK, tmp_path / "all").adapter
         for i, name in ((0, "a"), (2, "E")):

@@ -158,6 +158,7 @@ def test_training_learns(model, config, tmp_path):
     assert tokens == sum(len(a) for a in tokenized(0).answers)
 
 
+@pytest.mark.slow
 def test_own_steps_and_rates(model, config, tmp_path):
     """Adapters with other lengths and rates in one fleet equal runs with these settings, to rounding."""
     fleet = fleet_of(config, ["a", "b", "c"], steps=(2, 6, 4), rates=(1e-2, 2e-2, 5e-3))

@@ -218,6 +218,7 @@ def test_missing_updates_are_named_and_the_rest_is_computed(planted, tmp_path, c
     np.testing.assert_allclose(own.sel(module="self_attn.v_proj", task_j="narrow"), np.pi / 2, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_modules_and_layers_that_differ(planted, tmp_path):
     """Weights of two shapes in turn, layers that are adapted in one module only, a module of one adapter."""
     rng = np.random.default_rng(0)

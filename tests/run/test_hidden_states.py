@@ -172,6 +172,7 @@ def test_other_states_are_other_results(fresh, bench, tmp_path):
     assert not np.allclose(results["mean"].cka.sel(layer_a="block 2"), results["all"].cka.sel(layer_a="block 2"))
 
 
+@pytest.mark.slow
 def test_kept_activations_are_read_back(fresh, tmp_path, monkeypatch):
     folder = shutil.copytree(fresh, tmp_path / "study")
     run(cka_all_layers, folder, "--tasks", "arithmetic", "--save-activations")

@@ -84,7 +84,7 @@ def test_dry_run_tells_and_does_nothing(own, tmp_path, capsys):
     assert "nearby" in told  # the source of the model
     assert "given" in told  # of --unseen
     assert "Data: 2 tasks of builtin" in told
-    assert "1 of E, 1 of each control model (0.5 epochs); 1 on average" in told
+    assert "1 of E, 1 of each control model (0.5 epochs); a group takes 1 on average" in told
     assert "memory of each device" in told
     assert not (tmp_path / "s").exists()
 
