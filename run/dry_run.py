@@ -189,8 +189,9 @@ def _plan_command(options: Plan) -> str:
     """The command that plans the same for another machine."""
 
     def flat(plan: Plan) -> dict[str, object]:
-        own = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
-        return own | dataclasses.asdict(own.pop("lora")) | dataclasses.asdict(own.pop("train"))
+        own = dataclasses.asdict(plan)
+        groups = own.pop("lora"), own.pop("train")
+        return own | groups[0] | groups[1]
 
     defaults, words = flat(Plan()), ["python", "-m", "run.plan"]
     for key, value in flat(options).items():

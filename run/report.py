@@ -143,7 +143,7 @@ def read_losses(file: Path) -> pd.DataFrame | None:
     numbers = ["tokens", "before", "after"]
     try:  # as text first: a task may be called "NA"
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
-        table[numbers] = table[numbers].apply(pd.to_numeric)
+        table[numbers] = table[numbers].replace({"nan": None, "": None}).apply(pd.to_numeric)
         table = table[["task", "cluster", "model", *numbers]]
     except (ValueError, KeyError) as error:
         raise LorajaxError(f"{file}: expected columns task, cluster, model, tokens, before, after: {error}") from None

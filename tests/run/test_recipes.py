@@ -1,15 +1,23 @@
 """Recipes: what they set, what a flag overrides, and the dry run of a study."""
 
+import dataclasses
 import json
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+import tyro
 
 from lorajax.errors import LorajaxError
+from lorajax.lora.adapter import LoraConfig
+from lorajax.training.config import TrainConfig
 from run import finetune, recipes, study
+from run.dry_run import _plan_command, _with_steps
 from run.options import StudyConfig
-from run.study import Study, from_recipe, parse_bases
+from run.plan import Plan
+from run.report import flags
+from run.study import Study, from_recipe, parse_bases, study_bases, without_recipe_bases
 from tests.run.test_commands import run
 from tests.tiny import tiny_checkpoint
 
@@ -95,6 +103,47 @@ def test_dry_run_without_the_data(own, tmp_path, capsys):
     told = capsys.readouterr().out
     assert f"data: missing. data '{tmp_path / 'none'}': no such folder" in told
     assert "planned for 24 tasks" in told
+
+
+def test_another_model_has_precedence_over_the_bases_of_a_recipe():
+    options = parsed("studies/x", "--recipe", "task-vectors")
+    assert len(without_recipe_bases(options).bases) == 2
+    assert without_recipe_bases(parsed("studies/x", "--recipe", "task-vectors", "--model", "smollm2")).bases == ()
+    bases = ("--bases", "a=smollm2", "b=other")
+    kept = without_recipe_bases(parsed("studies/x", "--recipe", "task-vectors", "--model", "smollm2", *bases))
+    assert kept.bases == ("a=smollm2", "b=other")
+
+
+def test_the_command_for_another_machine_plans_the_same():
+    """Whatever flag is given, in whichever group."""
+    train = TrainConfig(steps=700, batch_size=3, packing=False, remat="block")
+    options = Plan(
+        "llama2-7b", fleet=3, examples=50, train=train, lora=LoraConfig(targets=("q_proj", "k_proj"), rank=3)
+    )
+    words = shlex.split(_plan_command(options))
+    assert words[:3] == ["python", "-m", "run.plan"]
+    assert tyro.cli(Plan, args=words[3:]) == dataclasses.replace(options, topology="v5e:4x4")
+
+
+def test_a_group_takes_as_long_as_its_longest_member():
+    options = _with_steps(Plan(fleet=2), [100, 10, 10, 10])
+    assert options.train.steps == 55  # (100, 10) and (10, 10)
+    assert _with_steps(Plan(fleet=4), [100, 10, 10, 10]).train.steps == 100
+
+
+def test_a_report_s_flags_are_those_that_differ_from_the_recipe(own):
+    """The command they make gives the same settings again."""
+    changed = ("--train-examples", "1000", "--max-length", "80", "--seed", "3", "--tasks", "arithmetic")
+    config = parsed("studies/x", "--recipe", own, *changed).config
+    assert parsed("studies/x", *shlex.split(flags(config.flat()))).config == config
+    gone = config.flat() | {"recipe": "no/such/file.toml"}
+    assert parsed("studies/x", *shlex.split(flags(gone))).config.flat() == config.flat() | {"recipe": ""}
+
+
+def test_several_bases_do_not_go_into_a_study(tmp_path):
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(LorajaxError, match="is a study of one model; name another folder"):
+        study_bases(Study(tmp_path, bases=("a=x", "b=y")))
 
 
 def test_finetune_takes_a_recipe_too(own, tmp_path):

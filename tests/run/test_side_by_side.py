@@ -60,6 +60,18 @@ def test_only_common_tasks_count(two, tmp_path):
     assert f"Only in first, and left out here: {TASKS[0]}." in page.read_text()
 
 
+def test_a_loss_that_is_not_there_is_no_crash(two, tmp_path):
+    losses = two["second"] / "results" / "losses.csv"
+    table = pd.read_csv(losses)
+    table.loc[table.model == "C", "after"] = np.nan
+    table.to_csv(losses, index=False, na_rep="nan")
+    found, page = compare_studies(two, tmp_path / "out")
+    row = found[found.quantity.str.startswith("held-out") & (found.item == "C")].iloc[0]
+    assert row["first"] == pytest.approx(4 / 3)
+    assert np.isnan(row["second"])
+    assert "<td>missing</td>" in page.read_text()
+
+
 def test_maps_that_agree_and_that_do_not(two, tmp_path):
     distances = np.array([[0, 1, 3], [1, 0, 2], [3, 2, 0]])
     task_map(two["first"], distances)
