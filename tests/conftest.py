@@ -25,8 +25,9 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 TESTS = Path(__file__).parent
 
-#: Cases of one test of a measure, or of a comparison with another implementation, that are not `slow`.
-EVERYDAY_CASES = 2
+#: Cases of one test of a measure, or of a comparison with another implementation, that are not `slow`: the everyday run
+#: is to be short, and CI runs all.
+EVERYDAY_CASES = 1
 
 #: Where the workers of one run keep compiled programs for each other: many tests compile the same small ones.
 PROGRAMS = "LORAJAX_TEST_PROGRAMS"
