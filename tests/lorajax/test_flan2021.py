@@ -478,3 +478,11 @@ class TestFactory:
         read_back = list(read_array(file, Reading()))
         assert [row for _, row in read_back] == rows
         assert read_back[-1][0] == f"{file}: row 9000"
+
+
+def test_tasks_of_one_data_set_are_related(tmp_path):
+    """E that is trained on one of them is not new to the others."""
+    source = open_source(str(public(tmp_path, "rte")))
+    assert source.related("anli_r1") == ["anli_r2", "anli_r3"]
+    assert source.related("mnli_matched") == ["mnli_mismatched"]
+    assert source.related("rte") == []

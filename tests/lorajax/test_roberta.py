@@ -455,6 +455,10 @@ class TestClasses:
     def test_what_is_no_classification(self):
         with pytest.raises(LorajaxError, match="task 't': 65 different targets"):
             find_classes({"t": self.task(*((str(i), f"answer {i}") for i in range(65)))})
+        mixed = {"t": self.task(*((str(i), f"answer {i}") for i in range(65))), "u": self.task(("1", "a"), ("2", "b"))}
+        message = r"task 't': 65 .*\(1 more tasks are unfit\); tasks that can be told apart: u$"
+        with pytest.raises(LorajaxError, match=message):
+            find_classes({**mixed, "v": self.task(("1", "yes"))})
         with pytest.raises(LorajaxError, match="task 't': its training examples have one label, 'yes'"):
             find_classes({"t": self.task(("1", "yes"), ("2", "yes"))})
 

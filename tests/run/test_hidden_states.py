@@ -188,6 +188,12 @@ def test_kept_activations_are_read_back(fresh, tmp_path, monkeypatch):
         run(cka_all_layers, folder, "--tasks", "arithmetic")
 
 
+def test_prompts_may_not_be_longer_than_a_named_model_reads(bench, tmp_path):
+    flags = ["--tasks", "arithmetic", "--test-examples", "4", "--max-length", str(MODEL.max_positions + 1)]
+    with pytest.raises(LorajaxError, match=f"is more than the {MODEL.max_positions} positions of tiny"):
+        run(cka_all_layers, bench.config.model, bench.config.model, "--out", tmp_path / "out", *flags)
+
+
 @pytest.mark.slow
 def test_named_models(bench, fresh, tmp_path):
     small = tiny_checkpoint(tmp_path / "small", dataclasses.replace(TINY, num_layers=2))
