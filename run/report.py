@@ -99,11 +99,7 @@ def build(study: Path) -> Path:
     paths = {name: figures.save(figure, study / "figures" / f"{name}.svg") for name, figure in drawn.items()}
     encoder = "final norm" not in folder.record["model"]["layers"]
     unit = "example" if encoder else "answer token"
-    templates = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
-    page = jinja2.Environment(
-        loader=templates, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).get_template("report.html.j2")
-    html = page.render(
+    html = template("report.html.j2").render(
         name=study.resolve().name,
         quoted=shlex.quote(study.resolve().name),
         record=folder.record,
@@ -134,6 +130,14 @@ def build(study: Path) -> Path:
     )
     write_text(study / "report.html", html)
     return study / "report.html"
+
+
+def template(name: str) -> jinja2.Template:
+    """A page of `run/templates`; whatever is put into it is text, unless it says that it is markup."""
+    templates = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
+    return jinja2.Environment(
+        loader=templates, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template(name)
 
 
 def read_losses(file: Path) -> pd.DataFrame | None:

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -25,7 +24,7 @@ from lorajax.errors import LorajaxError
 from lorajax.files import replacing, write_text
 from run import figures
 from run.findings import number
-from run.report import inline, read_losses
+from run.report import inline, read_losses, template
 from run.study_folder import StudyFolder
 from run.task_results import read
 
@@ -71,10 +70,9 @@ class Results:
     def tasks(self) -> list[str]:
         """The tasks of the study, those that all its results of tasks are about."""
         names = list(self.folder.record["data"]["tasks"])
-        measured = (
-            [set(self.losses.task[self.losses.model == m]) for m in ("E", "C")] if self.losses is not None else []
-        )
-        measured += [set(self.cka.task.values.astype(str))] if self.cka is not None else []
+        measured = [] if self.cka is None else [set(self.cka.task.values.astype(str))]
+        if self.losses is not None:
+            measured += [set(self.losses.task[self.losses.model == model]) for model in ("E", "C")]
         return [name for name in names if all(name in own for own in measured)]
 
 
@@ -100,14 +98,7 @@ def compare_studies(studies: Mapping[str, Path], out: Path) -> tuple[pd.DataFram
         drawn["cka_by_depth"] = figures.curves_by_depth(curves)
     agreement = map_agreement(results)
     paths = {name: figures.save(figure, out / "figures" / f"{name}.svg") for name, figure in drawn.items()}
-    page = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("side_by_side.html.j2")
-    html = page.render(
+    html = template("side_by_side.html.j2").render(
         title=" and ".join(results),
         tasks=tasks,
         left_out={name: [t for t in found.tasks if t not in tasks] for name, found in results.items()},

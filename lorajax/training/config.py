@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
+from lorajax.data.task import matches
 from lorajax.errors import LorajaxError
 from lorajax.models.llama import REMAT, Remat
 
@@ -101,17 +101,13 @@ class TrainConfig:
 
     def own(self, name: str) -> dict[str, Any]:
         """What --per-adapter says of `name`."""
-        return {key: value for pattern, key, value in map(_entry, self.per_adapter) if _matches(name, pattern)}
+        return {key: value for pattern, key, value in map(_entry, self.per_adapter) if matches(name, pattern)}
 
     def check_names(self, names: Sequence[str]) -> None:
         """Raises LorajaxError when an entry of --per-adapter matches none of `names`."""
         for entry in self.per_adapter:
-            if not any(_matches(name, _entry(entry)[0]) for name in names):
+            if not any(matches(name, _entry(entry)[0]) for name in names):
                 raise LorajaxError(f"--per-adapter {entry}: no adapter of that name; there are: {', '.join(names)}")
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
 
 def _entry(entry: str) -> tuple[str, str, Any]:
