@@ -93,10 +93,11 @@ def find_bands(curves: ArrayLike, k: int = 3, *, shape: Shape = "constant", min_
     """The best cut of curves `[curves, L]`, or `[tasks, ..., L]`, into k bands.
 
     Args:
+        shape: of a curve in a band: "constant" or "linear".
         min_width: layers of a band at least; None: 2 for "constant", 3 for "linear".
 
     Raises:
-        ValueError: curves have no layers, infinite values, or too few layers for k bands.
+        ValueError: no such shape; curves have no layers, infinite values, or too few layers for k bands.
     """
     tables = _Tables.of(curves, shape, min_width, k)
     return tables.bands(tables.costs.sum(0), k)
@@ -105,7 +106,10 @@ def find_bands(curves: ArrayLike, k: int = 3, *, shape: Shape = "constant", min_
 def choose_bands(
     curves: ArrayLike, most: int = 6, *, shape: Shape = "constant", min_width: int | None = None
 ) -> BandChoice:
-    """1 to `most` bands of curves `[curves, L]`, or `[tasks, ..., L]`, compared by Schwarz's criterion."""
+    """1 to `most` bands of curves `[curves, L]`, or `[tasks, ..., L]`, compared by Schwarz's criterion.
+
+    Other arguments and errors are those of `find_bands`.
+    """
     tables = _Tables.of(curves, shape, min_width, most)
     found = [tables.bands(tables.costs.sum(0), k) for k in range(1, most + 1)]
     # A rest of rounding is no rest: one ulp of the whole keeps the logarithm finite.
@@ -127,7 +131,17 @@ def bootstrap_bands(
     seed: int = 0,
     level: float = 0.95,
 ) -> BandBootstrap:
-    """The cuts of curves `[tasks, L]`, or `[tasks, ..., L]`, and of tasks drawn with replacement, each whole."""
+    """The cuts of curves `[tasks, L]`, or `[tasks, ..., L]`, and of tasks drawn with replacement, each whole.
+
+    k, shape and min_width are those of `find_bands`.
+
+    Args:
+        replicates: draws of all tasks, from seed; at least 100.
+        level: share of the replicates' cuts between low and high.
+
+    Raises:
+        ValueError: as `find_bands`; fewer replicates; level is not in (0, 1).
+    """
     check_resampling(replicates, level)
     tables = _Tables.of(curves, shape, min_width, k)
     tasks = len(tables.costs)
@@ -155,6 +169,8 @@ def band_test(
     anew, the same phases for all curves. So it has the curve's trend, the size and the smoothness of its wiggles, and
     what curves have in common stays in common; but no place where all of it happens. p is the share of surrogates that
     k bands explain as well, the curves themselves counted in. Layers that any curve misses are left out here.
+
+    k, shape, min_width and errors are those of `find_bands`; surrogates are `replicates`, drawn from seed.
     """
     check_resampling(max(replicates, 100), 0.5)
     table = _curves(curves)

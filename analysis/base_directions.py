@@ -101,6 +101,7 @@ def intruder_dimensions(
     Args:
         updates: of one place: u `[N, out, r]`, s `[N, r]`, v `[N, in, r]`.
         base: `base_svd(W)`.
+        epsilon: an intruder's cosine with every singular vector of W is below it.
         side: of the singular vectors: `left` (`[out]`, as in the paper) or `right` (`[in]`).
         tolerance: of the residuals, as a share of the largest singular value; 100 eps by default.
 

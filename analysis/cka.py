@@ -117,7 +117,7 @@ def cka_both(
     tile: int | None = None,
     devices: Devices | None = None,
 ) -> CKA:
-    """`cka_all_pairs` for both estimators at the cost of one: the inner products are shared. n >= 4."""
+    """`cka_all_pairs` for both estimators, each `[L1, L2]`, at the cost of one: inner products are shared. n >= 4."""
     return CKA(*_compute(xs, ys, CKA._fields, kernel, bandwidth, mask, nonfinite, tile, devices))
 
 
@@ -136,7 +136,10 @@ def cka_same_layer(
     With fewer features than examples (d1 + d2 < n), linear CKA is made of d×d products of features, at a cost linear
     in n, instead of n×n products of examples. The two are equal. The debiased one is then a difference, though: a layer
     for which float32 is not enough (rows much longer than the others) is done by its Gram. Under vmap both are
-    computed. Besides the features, one layer is held at a time.
+    computed. Besides the features, one layer is held at a time. Arguments and dtypes are those of `cka_all_pairs`.
+
+    Raises:
+        ValueError: as `cka_all_pairs`, or numbers of layers differ.
     """
     check_choice("estimator", estimator, get_args(Estimator))
     x, y, keep, dtype, bandwidth = _prepare(xs, ys, (estimator,), kernel, bandwidth, mask, nonfinite)
@@ -199,7 +202,7 @@ def biased_null_mean(
     """Mean of biased CKA over all permutations of the examples of ys: its level for unrelated layers -> `[L1, L2]`.
 
     Exactly tr K · tr L / ((n-1) |K| |L|) of the centred Grams, |K|² = Σ_ij K_ij². About d/(n+d) for Gaussian features.
-    (That of the debiased estimator is 0.)
+    (That of the debiased estimator is 0.) Arguments, dtypes and errors are those of `cka_all_pairs`; n >= 2.
     """
     x, y, keep, dtype, bandwidth = _prepare(xs, ys, ("biased",), kernel, bandwidth, mask, nonfinite)
     how = hsic.plan(kernel, 1, x.shape[1], dtype.itemsize)

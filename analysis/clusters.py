@@ -59,6 +59,8 @@ class Score(NamedTuple):
 
 
 class ClusterScores(NamedTuple):
+    """All measures of all layers, and the null that they are held against."""
+
     overall: dict[str, Score]  # by measure, `[L]`
     by_cluster: dict[str, Score]  # over the points of one cluster, `[L, clusters]`; nmi has none
     clusters: list  # the labels, in the order of that axis
@@ -87,6 +89,7 @@ def cluster_scores(
         groups: task of each point `[n]`; each has one label. Adds the ``*_across`` scores.
         k: neighbours for ``knn_purity``.
         n_init: starts of scikit-learn's k-means, of which the best counts.
+        seed: of the permutations and of k-means.
         mask: bool `[n]`; points where it is False are left out.
 
     Raises:
@@ -148,7 +151,15 @@ def trustworthiness(
 
     1 - 2 / (n k (2n - 3k - 1)) · Σ (r - k) over points and those of their k neighbours on the map whose rank r by
     distance in xs is above k (Venna & Kaski 2001). Range [0, 1], about 0.5 for a map of nothing. Ties share their
-    places. The null permutes the points of the map. Needs k < n / 2. NaN where all points of either are equal.
+    places. The null permutes the points of the map. NaN where all points of either are equal.
+
+    Args:
+        k: below n / 2.
+        permutations: of the null, drawn from seed.
+        mask: bool `[n]`; points where it is False are left out.
+
+    Raises:
+        ValueError: not one map a layer, a row is not finite, permutations < 1, or k is not in 1 to below n / 2.
     """
     layers, drawn, keep = prepare({"xs": xs, "maps": maps}, mask)
     n = int(np.asarray(keep).sum())

@@ -70,7 +70,12 @@ def partial_correlation(
     """Correlation of x `[tasks]` and y `[tasks]` given controls `[tasks]` or `[tasks, k]` (None: plain correlation).
 
     Args:
-        replicates: of the bootstrap interval; 0: none.
+        method: "pearson" or "spearman".
+        level: coverage of the intervals.
+        replicates: of the bootstrap interval, drawn from seed; at least 100, or 0: none.
+
+    Raises:
+        ValueError: lengths differ, no such method, or replicates or level as said.
     """
     check_resampling(replicates or 100, level)
     columns = _columns(x, y, controls)
@@ -106,6 +111,8 @@ def correlation_by_layer(
     The permutations give the covariate (with controls: what they leave of it, Freedman & Lane) to the tasks in another
     order, the same in all layers. Two-sided; |t| is what is compared, as layers may have different numbers of tasks.
     Without controls the test is exact, with controls nearly.
+
+    method, level and errors are those of `partial_correlation`. The permutations are drawn from seed.
     """
     table = np.asarray(values, np.float64)
     if table.ndim != 2:

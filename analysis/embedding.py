@@ -31,6 +31,8 @@ class EmbeddingSettings:
 
 
 class Embedding(NamedTuple):
+    """A map of one layer, how much it loses, and what makes it again."""
+
     points: np.ndarray  # `[n, 2]`, float64
     loss: float  # pca: share of the variance that both axes leave out. tsne: Kullback-Leibler divergence in nats
     settings: EmbeddingSettings
@@ -45,7 +47,7 @@ def embed(
     iterations: int = 1000,
     seed: int = 0,
 ) -> Embedding:
-    """points `[n, d]` -> map `[n, 2]`. An axis of "pca" points to where its largest coordinate is.
+    """points `[n, d]` -> map `[n, 2]`, float64, by one method. An axis of "pca" points to its largest coordinate.
 
     "tsne" is scikit-learn's, on the first `pca_dims` principal components, started from two of them, in one thread: the
     same seed, versions and kind of processor give the same map to the last bit, on any number of cores.
@@ -53,9 +55,11 @@ def embed(
     Args:
         perplexity: t-SNE looks at 3 · perplexity neighbours, so at most (n - 1) / 3. None: 30, or that if it is less.
         pca_dims: at least 2. Fewer are taken where the points have fewer.
+        iterations: of t-SNE's descent. seed: of what scikit-learn draws.
 
     Raises:
-        ValueError: perplexity does not go with n; pca_dims < 2; a row is not finite; all points are equal.
+        ValueError: points are not `[n, d]`; no such method; perplexity does not go with n; pca_dims < 2; a row is not
+            finite; all points are equal.
     """
     check_choice("method", method, ("pca", "tsne"))
     points = as_jax("points", points)

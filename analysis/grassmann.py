@@ -116,9 +116,10 @@ def grassmann_all_pairs(
     Args:
         bases: orthonormal columns up to the rank and 0 beyond, as `thin_svd` gives them (`u` or `v`).
         ranks: int `[N, K]`; r everywhere if not given.
+        unequal: what becomes of missing angles where ranks differ, "pad" or "contained".
 
     Raises:
-        ValueError: bases is not `[N, K, d, r]`, ranks not `[N, K]`, or no such variant.
+        ValueError: bases is not `[N, K, d, r]`, ranks not `[N, K]`, or no such variant or unequal.
     """
     check_choice("variant", variant, get_args(Variant))
     angles, (i, j) = all_pair_angles(bases, ranks, unequal=unequal)
@@ -132,7 +133,7 @@ def grassmann_all_pairs(
 def all_pair_angles(
     bases: ArrayLike, ranks: ArrayLike | None = None, *, unequal: Unequal = "pad"
 ) -> tuple[jax.Array, tuple[np.ndarray, np.ndarray]]:
-    """Principal angles of all pairs i < j, `[K, pairs, r]` as `principal_angles` has them, and the pairs' i and j."""
+    """`principal_angles` `[K, pairs, r]` of all pairs i < j, and i and j. Else as `grassmann_all_pairs`, ranks too."""
     check_choice("unequal", unequal, get_args(Unequal))
     u = as_jax("bases", bases)
     if u.ndim != 4:
@@ -172,7 +173,8 @@ def expected_distance(
 ) -> Expected:
     """Distance between uniformly random subspaces of dimensions p and q (p if not given) of d dimensions.
 
-    From `draws` simulated pairs; the mean's relative error is std / mean / √draws, below 1e-3 for 8 of 768 dimensions.
+    From `draws` pairs simulated by seed, measured by variant and unequal. The mean's relative error is std / mean /
+    √draws, below 1e-3 for 8 of 768 dimensions.
     cos² θ are the eigenvalues of a multivariate beta variable, W₁ (W₁ + W₂)⁻¹ with independent Wishart matrices W₁, W₂
     of the smaller dimension with (larger, d - larger) degrees of freedom (Muirhead 1982, section 3.3).
 

@@ -65,8 +65,13 @@ def bootstrap_mean(
     skewed population cover 87 % with 8 tasks, 92 % with 20, 95 % with 60.
 
     Args:
+        statistic: "mean" or "median".
         interval: "bca" or "percentile"; None: BCa for the mean, percentile for the median, which is not smooth.
-        replicates: at least 100.
+        replicates: at least 100, drawn from seed.
+        level: coverage of the interval.
+
+    Raises:
+        ValueError: fewer than two tasks, infinite values, no such statistic or interval, replicates or level as said.
     """
     check_choice("statistic", statistic, get_args(Statistic))
     interval = interval or ("bca" if statistic == "mean" else "percentile")
@@ -136,8 +141,7 @@ def limits(drawn: np.ndarray, value: float, left_out: np.ndarray | None, level: 
 
 
 def benjamini_hochberg(p_values: ArrayLike) -> np.ndarray:
-    """p-values of any shape -> adjusted ones: those up to q are a set with an expected share of false finds of at most
-    q.
+    """Adjusted p_values, any shape, float64: of those up to q, an expected share of at most q are false finds.
 
     For independent tests, and for positively dependent ones, which layers usually are. NaN stays NaN and is no test.
     """
@@ -145,7 +149,7 @@ def benjamini_hochberg(p_values: ArrayLike) -> np.ndarray:
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
-    """p-values of any shape -> adjusted ones: the chance of any false find among those up to α is at most α.
+    """Adjusted p_values, any shape, float64: the chance of any false find among those up to α is at most α.
 
     Under any dependence. NaN stays NaN and is no test.
     """

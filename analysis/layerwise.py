@@ -112,8 +112,12 @@ def missing_reason(
     """Why each layer of xs `[L, n, d]` has no CKA, None if it has: a reason exactly where `cka_all_pairs` is NaN.
 
     Args:
+        estimator: and kernel, bandwidth, mask, as they were given to `cka_all_pairs`.
         values: what `cka_all_pairs` gave for xs and any other side, `[L, L2]`. Layers that have a value are then not
             looked at, and a Gram is computed only for a layer whose features do not show the reason.
+
+    Raises:
+        ValueError: xs is not `[L, n, d]`, the mask is not `[n]`, or n is too small for the estimator.
     """
     check_choice("estimator", estimator, get_args(Estimator))
     layers, keep = prepare({"xs": xs}, mask)
@@ -160,6 +164,12 @@ def duplicate_rows(xs: Layers, *, mask: ArrayLike | None = None) -> np.ndarray:
 
     Repeated rows are usually prompts that differ in nothing the model sees. They agree in every layer of every model,
     and so raise CKA.
+
+    Args:
+        mask: bool `[n]`; rows where it is False are left out.
+
+    Raises:
+        ValueError: xs is not `[L, n, d]`, or the mask is not `[n]`.
     """
     xs, keep = prepare({"xs": xs}, mask)
     rows = np.asarray(xs)[:, keep]

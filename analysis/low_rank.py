@@ -93,14 +93,14 @@ def orthonormal_basis(x: ArrayLike, *, tolerance: float | None = None) -> tuple[
 
 
 def scaled_to_unit(svd: ThinSVD) -> ThinSVD:
-    """The same updates, each with Frobenius norm 1: what size alone explains is gone. NaN where the update is zero."""
+    """The updates of svd, each with Frobenius norm 1: what size alone explains is gone. NaN where an update is 0."""
     size = jnp.max(svd.s, -1, keepdims=True)
     s = svd.s / size
     return svd._replace(s=s / jnp.linalg.norm(s, axis=-1, keepdims=True))
 
 
 def missing_reason(svd: ThinSVD) -> np.ndarray:
-    """Why an update has no direction to compare, as objects `[...]`: a text, or None where it has."""
+    """Why an update of svd has no direction to compare, as objects `[...]`: a text, or None where it has."""
     finite, rank = np.isfinite(np.asarray(svd.s)).all(-1), np.asarray(svd.rank)
     reasons = np.full(rank.shape, None, object)
     reasons[rank == 0] = "the update is zero"

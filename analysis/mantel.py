@@ -78,6 +78,11 @@ def mantel(
 ) -> MantelTest:
     """Mantel test of distances x and y, both `[n, n]` with the same tasks in the same order.
 
+    Args:
+        method: "pearson" or "spearman".
+        alternative: "greater" or "two-sided".
+        permutations: of the tasks of y, drawn from seed; at least 1.
+
     Raises:
         ValueError: one is no matrix of distances, their shapes differ, or another argument is wrong.
     """

@@ -46,7 +46,7 @@ class Moments(NamedTuple):
 
 
 def covariance_update(moments: Moments | None, xs: Layers, *, mask: ArrayLike | None = None) -> Moments:
-    """moments (None at the start) and a batch xs `[L, n, d]` -> moments of both.
+    """moments (None at the start) and a batch xs `[L, n, d]` -> moments of both, float32, or float64 if given.
 
     Args:
         mask: bool `[n]`: examples that count, so that a last batch can be padded to the shape of the others.
@@ -61,19 +61,27 @@ def covariance_update(moments: Moments | None, xs: Layers, *, mask: ArrayLike | 
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """The moments of the examples of a and b together. Order does not matter but for rounding."""
+    """The moments of the examples of a and b together. Order does not matter but for rounding.
+
+    Raises:
+        ValueError: they are of different numbers of layers or features.
+    """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"moments of {a.mean.shape} [layers, features] cannot take in {b.mean.shape}")
     return _merge(a, b)
 
 
 def mean(moments: Moments) -> jax.Array:
-    """`[L, d]`"""
+    """Mean of each layer from its moments -> `[L, d]`, in their dtype."""
     return moments.origin + moments.mean
 
 
 def covariance(moments: Moments, *, centre: bool = True) -> jax.Array:
-    """Covariance (divided by n-1) `[L, d, d]`, or, not centred, the second moments Σ x xᵀ / n. NaN or inf for n < 2."""
+    """Covariance of each layer from its moments (divided by n-1) -> `[L, d, d]`, in their dtype. NaN or inf for n < 2.
+
+    Args:
+        centre: False: the second moments Σ x xᵀ / n instead.
+    """
     n = moments.examples.astype(moments.scatter.dtype)
     if centre:
         return moments.scatter / (n - 1)
@@ -81,7 +89,10 @@ def covariance(moments: Moments, *, centre: bool = True) -> jax.Array:
 
 
 def covariance_spectrum(moments: Moments, *, centre: bool = True) -> jax.Array:
-    """Eigenvalues of the covariance `[L, d]`, descending. Those below 8 eps of the largest are rounding, and 0."""
+    """Eigenvalues of `covariance`, with its arguments moments and centre -> `[L, d]`, descending.
+
+    Those below 8 eps of the largest are rounding, and 0.
+    """
     return lax.map(eigenvalues_of, covariance(moments, centre=centre))
 
 

@@ -60,6 +60,9 @@ def pair_auc(matrix: ArrayLike, near: ArrayLike, far: ArrayLike, *, level: float
         same = clusters[:, None] == clusters
         pair_auc(distances, same, ~same)
 
+    Args:
+        level: coverage of the interval, between 0 and 1.
+
     Raises:
         ValueError: the matrix is no matrix of distances, near or far no bool matrices, or they share a pair.
     """

@@ -105,7 +105,7 @@ def projection_all_pairs(
 
 
 def project(space: ThinSVD, update: ThinSVD, *, form: Form = "absolute") -> jax.Array:
-    """S2 of updates `[..., out, in]` on spaces `[..., out, in]`, pair by pair -> `[..., r]` of the space's r.
+    """S2 of each update `[..., out, in]` on its space `[..., out, in]` -> `[..., r]` of the space's r, in their dtype.
 
     Raises:
         ValueError: out, in or the leading axes differ, or there is no such form.
@@ -124,14 +124,14 @@ def project(space: ThinSVD, update: ThinSVD, *, form: Form = "absolute") -> jax.
 def rec(s1: ArrayLike, s2: ArrayLike) -> jax.Array:
     """Overlap of normalised spectra `[..., r]`, Σ min(s1/Σs1, s2/Σs2) -> `[...]` in [0, 1]; 1 - total variation.
 
-    The shorter is filled up with zeros. NaN where a spectrum is 0 or has a negative entry.
+    In float32, or float64 if given. Zeros fill up the shorter. NaN where a spectrum is 0 or has a negative entry.
     """
     p, q = (_distribution(s) for s in _spectra(s1, s2))
     return jnp.minimum(p, q).sum(-1)
 
 
 def lp_distance(s1: ArrayLike, s2: ArrayLike, p: float = 1.0, *, normalised: bool = False) -> jax.Array:
-    """(Σ |s1 - s2|^p)^(1/p) of spectra `[..., r]` -> `[...]`; the largest difference if p is inf.
+    """(Σ |s1 - s2|^p)^(1/p) of spectra `[..., r]` -> `[...]`, dtype as `rec`; the largest difference if p is inf.
 
     Args:
         normalised: of spectra divided by their sums, NaN as in `rec`; otherwise they may be signed.
@@ -145,7 +145,7 @@ def lp_distance(s1: ArrayLike, s2: ArrayLike, p: float = 1.0, *, normalised: boo
 
 
 def entropy(s: ArrayLike, *, base: float = math.e, normalised: bool = True, rank: ArrayLike | None = None) -> jax.Array:
-    """Shannon entropy of spectra `[..., r]` divided by their sums -> `[...]`. NaN as in `rec`.
+    """Shannon entropy of spectra s `[..., r]` divided by their sums -> `[...]`. dtype and NaN as in `rec`.
 
     Args:
         base: of the logarithm, e for nats and 2 for bits. Of no effect on a normalised entropy.

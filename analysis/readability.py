@@ -36,6 +36,7 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ["Readability", "coleman_liau_index", "flesch_kincaid_grade", "mean_readability", "readability"]
 
@@ -97,18 +98,19 @@ def mean_readability(tasks: Mapping[Any, Sequence[str]]) -> Readability:
     return Readability(*np.array(means, np.float64).reshape(-1, len(Readability._fields)).T)
 
 
-def flesch_kincaid_grade(words, sentences, syllables) -> np.ndarray:
-    """Counts of one shape -> grade; NaN where there are no words."""
+def flesch_kincaid_grade(words: ArrayLike, sentences: ArrayLike, syllables: ArrayLike) -> np.ndarray:
+    """Counts of words, sentences and syllables, of one shape `[...]` -> grade `[...]`, float64; NaN without words."""
     with np.errstate(invalid="ignore"):
-        words = np.asarray(words, np.float64)
-        return 0.39 * (words / sentences) + 11.8 * (syllables / words) - 15.59
+        word, sentence, syllable = (np.asarray(counts, np.float64) for counts in (words, sentences, syllables))
+        return 0.39 * (word / sentence) + 11.8 * (syllable / word) - 15.59
 
 
-def coleman_liau_index(words, sentences, letters) -> np.ndarray:
-    """Counts of one shape -> grade; NaN where there are no words."""
+def coleman_liau_index(words: ArrayLike, sentences: ArrayLike, letters: ArrayLike) -> np.ndarray:
+    """Counts of words, sentences and letters, of one shape `[...]` -> grade `[...]`, float64; NaN without words."""
     with np.errstate(invalid="ignore"):
-        hundreds = np.asarray(words, np.float64) / 100
-        return 0.0588 * (letters / hundreds) - 0.296 * (sentences / hundreds) - 15.8
+        word, sentence, letter = (np.asarray(counts, np.float64) for counts in (words, sentences, letters))
+        hundreds = word / 100
+        return 0.0588 * (letter / hundreds) - 0.296 * (sentence / hundreds) - 15.8
 
 
 def _counts(text: str) -> tuple[int, int, int, int, int]:

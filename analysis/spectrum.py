@@ -107,7 +107,10 @@ def summary(
     method: Method = "svd",
     mask: ArrayLike | None = None,
 ) -> Summary:
-    """All numbers of each layer of xs `[L, n, d]` from one decomposition: arguments of `spectrum`, share and alpha."""
+    """All numbers of each layer of xs `[L, n, d]` from one decomposition.
+
+    Arguments, dtypes and errors as of `spectrum`, `dimensions_for_variance` (share) and `matrix_entropy` (alpha).
+    """
     values = spectrum(xs, centre=centre, unit_rows=unit_rows, method=method, mask=mask)
     total = values.sum(-1)
     return Summary(
@@ -163,7 +166,10 @@ def effective_rank(eigenvalues: ArrayLike, *, squared: bool = False) -> jax.Arra
 
 
 def rankme(xs: Layers, *, mask: ArrayLike | None = None) -> jax.Array:
-    """RankMe of each layer of xs `[L, n, d]` -> `[L]`: `effective_rank` of features as they are, not centred."""
+    """RankMe of each layer of xs `[L, n, d]` -> `[L]`: `effective_rank` of features as they are, not centred.
+
+    mask, dtypes and errors are those of `spectrum`.
+    """
     return effective_rank(spectrum(xs, centre=False, mask=mask))
 
 
@@ -257,6 +263,9 @@ def curvature(states: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
     Args:
         mask: bool `[..., T]`, True for tokens that count; leading axes may be left out. A step needs two such tokens in
             a row, an angle three.
+
+    Raises:
+        ValueError: states have fewer than two axes, or the mask is not bool or not of their shape.
 
     NaN, as 0/0, with fewer than three tokens in a row; if two successive states are equal (a repeated token in the
     embedding layer), where a step has no direction; and for states that are not finite.

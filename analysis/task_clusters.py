@@ -73,6 +73,10 @@ def cluster_agreement(
 ) -> Agreement:
     """Agreement of T̄ `[n, n]` with clusters, one name a task `[n]`; definitions in the module docstring.
 
+    Args:
+        permutations: of the names, drawn from seed.
+        linkage: of the tree that is cut, as in `task_tree`.
+
     Raises:
         ValueError: the matrix is no matrix of distances, or the arguments do not go together.
     """

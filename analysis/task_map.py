@@ -79,6 +79,7 @@ def mean_distances(
     Args:
         expected: what chance gives, for "expected": one number a place, `[K]` or `[M, L]` (or `[M, 1]`), or one a
             pair, of the shape of distances, where ranks differ among tasks.
+        normalise: "none", "expected" or "own".
         tasks: their N names; 0 to N - 1 if not given.
 
     Raises:

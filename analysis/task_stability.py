@@ -88,9 +88,9 @@ def layer_stability(
 
     Args:
         clusters: known ones, a name a task `[N]`; without, there is no Mantel r and no NMI.
-        expected: and normalise, as in `mean_distances`.
+        expected: and normalise, as in `mean_distances`. linkage: as in `task_tree`.
         block: neighbouring layers drawn together; 1 to K.
-        replicates: at least 100. level: share of resamples between low and high.
+        replicates: at least 100, drawn from seed. level: share of resamples between low and high.
 
     Raises:
         ValueError: arguments that do not go together; says which.

@@ -74,7 +74,9 @@ def members(linkage: np.ndarray) -> np.ndarray:
 
 
 def cut(linkage: np.ndarray, clusters: int) -> np.ndarray:
-    """The last `clusters` - 1 merges undone -> cluster of each leaf, int `[n]`, numbered by their first leaf.
+    """A tree's linkage `[n - 1, 4]` with its last `clusters` - 1 merges undone -> int `[n]`, the cluster of each leaf.
+
+    Clusters are numbered by their first leaf.
 
     Raises:
         ValueError: clusters is not in 1..n.

@@ -107,6 +107,8 @@ class HiddenStates:
         """The states of `prompts` under each of the N adapters.
 
         Args:
+          adapter: a set of N; `zeros_like` of a set is the base model.
+          prompts: token ids int `[T]` of each, one token at least.
           most: rows at most, where every token is one: chosen at random from all, the same ones at every call.
         """
         N, layers = size(adapter), len(self._layers)

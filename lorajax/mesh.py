@@ -86,7 +86,13 @@ def automatic_sizes(devices: int, *, base_bytes: int, device_bytes: int | None) 
 
 
 def choose_mesh(text: str, *, base_bytes: int) -> Mesh:
-    """The mesh that `--mesh` names. `auto`: all accelerators; of a CPU, whose devices share cores, one a process."""
+    """The mesh that the text of `--mesh` names. `auto`: all accelerators; of a CPU, which shares cores, one a process.
+
+    `base_bytes` is what the weights take; `auto` spreads them over as few devices as hold them.
+
+    Raises:
+      LorajaxError: the text names no mesh, or more devices than there are.
+    """
     if text != "auto":
         sizes = parse_mesh(text)
         return make_mesh(data=sizes["data"], fsdp=sizes["fsdp"], tensor=sizes["tensor"])

@@ -54,6 +54,10 @@ def open_source(where: str) -> JsonlFolder:
 def read_folder(folder: Path, *, test_share: float = 0.2, reading: Reading | None = None) -> dict[str, Task]:
     """Every task under `folder`, or of one file, by name.
 
+    Args:
+      test_share: of the rows of a task that names no split, what it is tested on.
+      reading: how many bad rows are passed over, and the counts; none by default.
+
     Raises:
       LorajaxError: as `read_rows`, or a task with no rows to train on or none to test on.
     """

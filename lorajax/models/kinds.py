@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from lorajax.errors import LorajaxError
 from lorajax.models.config import ModelConfig
@@ -38,8 +39,8 @@ def _encoder_keys(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def build(config: Config, *, dtype=jnp.float32, seed: int = 0) -> Model:
-    """A model of `config` with random weights."""
+def build(config: Config, *, dtype: DTypeLike = jnp.float32, seed: int = 0) -> Model:
+    """A model of `config` with random weights in `dtype`, the same for the same `seed`."""
     rngs = nnx.Rngs(seed)
     if isinstance(config, RobertaConfig):
         return Roberta(config, dtype=dtype, rngs=rngs)

@@ -27,6 +27,7 @@ from flax import nnx
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from lorajax.lora.adapter import Adapter, Lora
 from lorajax.mesh import RULES, fleet_axes
@@ -106,7 +107,7 @@ class Rows(NamedTuple):
 class Attention(nnx.Module):
     """Causal grouped-query attention with rotary positions; `sliding_window` keys at most, where the config has one."""
 
-    def __init__(self, config: ModelConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
         size, q, kv = config.hidden_size, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.q_proj = Linear(size, q, bias=config.qkv_bias, dtype=dtype, rngs=rngs)
@@ -139,7 +140,7 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     """SwiGLU (Shazeer, 2020): `down(silu(gate(x)) * up(x))`."""
 
-    def __init__(self, config: ModelConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         size, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
         self.gate_proj = Linear(size, inner, bias=bias, dtype=dtype, rngs=rngs)
         self.up_proj = Linear(size, inner, bias=bias, dtype=dtype, rngs=rngs)
@@ -154,7 +155,7 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """Attention and MLP, each on the normalised residual stream and added back to it."""
 
-    def __init__(self, config: ModelConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.input_layernorm = RMSNorm(config.hidden_size, eps=config.norm_eps, dtype=dtype)
         self.self_attn = Attention(config, dtype=dtype, rngs=rngs)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.norm_eps, dtype=dtype)
@@ -171,7 +172,7 @@ class Block(nnx.Module):
 class Llama(nnx.Module):
     """A decoder of `config.num_layers` blocks whose weights are stacked over layers and scanned."""
 
-    def __init__(self, config: ModelConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
         scale = config.hidden_size**-0.5
         self.embedding = nnx.Param(

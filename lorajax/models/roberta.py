@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 from lorajax.lora.adapter import Adapter, Lora, loras
 from lorajax.models.attention import attend
@@ -29,7 +30,7 @@ from lorajax.models.roberta_config import RobertaConfig
 class SelfAttention(nnx.Module):
     """Queries, keys and values of all heads, and attention over the tokens of an example."""
 
-    def __init__(self, config: RobertaConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: RobertaConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.head_dim, size = config.head_dim, config.hidden_size
         self.query = Linear(size, size, bias=True, dtype=dtype, rngs=rngs)
         self.key = Linear(size, size, bias=True, dtype=dtype, rngs=rngs)
@@ -47,7 +48,7 @@ class SelfAttention(nnx.Module):
 class AddAndNorm(nnx.Module):
     """`norm(h + dense(x))`: the end of each half of a block."""
 
-    def __init__(self, in_features: int, config: RobertaConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, in_features: int, config: RobertaConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.dense = Linear(in_features, config.hidden_size, bias=True, dtype=dtype, rngs=rngs)
         self.norm = LayerNorm(config.hidden_size, eps=config.norm_eps, dtype=dtype)
 
@@ -58,7 +59,7 @@ class AddAndNorm(nnx.Module):
 class Attention(nnx.Module):
     """The first half of a block."""
 
-    def __init__(self, config: RobertaConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: RobertaConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.self = SelfAttention(config, dtype=dtype, rngs=rngs)
         self.output = AddAndNorm(config.hidden_size, config, dtype=dtype, rngs=rngs)
 
@@ -69,7 +70,7 @@ class Attention(nnx.Module):
 class Intermediate(nnx.Module):
     """`gelu(dense(x))`, with the exact GELU."""
 
-    def __init__(self, config: RobertaConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: RobertaConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.dense = Linear(config.hidden_size, config.intermediate_size, bias=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array, lora: Lora | None) -> Array:
@@ -79,7 +80,7 @@ class Intermediate(nnx.Module):
 class Block(nnx.Module):
     """Attention and MLP, each added to its input and normalised."""
 
-    def __init__(self, config: RobertaConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: RobertaConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.attention = Attention(config, dtype=dtype, rngs=rngs)
         self.intermediate = Intermediate(config, dtype=dtype, rngs=rngs)
         self.output = AddAndNorm(config.intermediate_size, config, dtype=dtype, rngs=rngs)
@@ -92,7 +93,7 @@ class Block(nnx.Module):
 class Roberta(nnx.Module):
     """An encoder of `config.num_layers` blocks whose weights are stacked over layers and scanned."""
 
-    def __init__(self, config: RobertaConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: RobertaConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
         size, scale = config.hidden_size, config.initializer_range
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,9 @@ from lorajax.models.safetensors_folder import TensorSource
 from lorajax.models.tables import Config, is_unused, table
 from lorajax.models.tensors import Path as TensorPath
 from lorajax.models.tensors import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def load_weights(
@@ -156,7 +160,14 @@ def check_new_folder(folder: Path) -> None:
         raise LorajaxError(f"{folder}: exists and is not empty; name a new folder to export to")
 
 
-def save_hf(model: Model, folder: Path, *, tokenizer=None, adapter: Adapter | None = None, shard_bytes: int = 4 << 30):
+def save_hf(
+    model: Model,
+    folder: Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    adapter: Adapter | None = None,
+    shard_bytes: int = 4 << 30,
+) -> None:
     """Writes `model` (with `adapter` merged, when given) as a Hugging Face folder that transformers loads.
 
     Files hold up to `shard_bytes` each; more than one come with an index. `tokenizer` is saved beside them.

@@ -39,7 +39,13 @@ class Measured(NamedTuple):
 
 
 class Evaluator:
-    """Mean answer loss of a set of adapters on test examples; a few compiled programs serve all tasks."""
+    """Mean answer loss of a set of adapters on test examples; a few compiled programs serve all tasks.
+
+    Args:
+      model: the base.
+      rows: packed rows in the model at a time.
+      pad: token that fills up rows; never looked at.
+    """
 
     def __init__(self, model: Model, *, rows: int, pad: int):
         graphdef, base = nnx.split(model)

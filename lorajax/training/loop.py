@@ -38,13 +38,17 @@ WARM = 3
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What is known after a step. `tokens_per_second` counts all tokens, padding too, since the start of this run."""
+    """What is known after a step, of the adapters that took part in it.
+
+    `tokens_per_second` counts all tokens, padding too, since the start of this run.
+    """
 
     step: int
     steps: int
     loss: dict[str, float]
     tokens_per_second: float
     seconds_left: float
+    learning_rate: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +79,18 @@ def train(
 
     `folder` gets `checkpoints/` and `metrics.jsonl`; when they are there already, training goes on from the last
     checkpoint, and the log and the adapters become what an uninterrupted run would have given. One program is compiled
-    for each layout of the batches. `trackers` makes those that follow the run, from the step it starts at.
+    for each layout of the batches.
+
+    Args:
+      config: the same as in the run that is gone on with.
+      dropout: probability of dropping an input of the updates.
+      checkpoint_every: steps between checkpoints; the last step has one in any case.
+      report: is told of every step, one step late.
+      trackers: makes those that follow the run, from the step it starts at.
+      profile_steps: steps to profile into `folder/profile`; 0 for none.
+
+    Returns:
+      The adapters, as NumPy arrays in float32.
 
     Raises:
       Stopped: a signal asked for it; everything is on disk.
@@ -240,4 +255,4 @@ class _Record:
         self._tokens += len(names) * layout.rows * layout.length
         seconds = time.perf_counter() - self._started
         left = (self.steps - number) * seconds / (number - self._first)
-        self._report(Progress(number, self.steps, rows["loss"], self._tokens / seconds, left))
+        self._report(Progress(number, self.steps, rows["loss"], self._tokens / seconds, left, rows["learning_rate"]))
