@@ -22,7 +22,7 @@ SHARE = "grassmann_columns_share"
 
 
 def compared(results: Path, shared_start: bool = False) -> dict[str, Any] | None:
-    """`figures` by name, `findings`, the `projections` table, the `scores`, and `words` for what was measured.
+    """The compared `pairs`, `figures` by name, `findings`, `projections`, `scores`, and `words` for what was measured.
 
     None where nothing was compared yet, or was not finished.
 
@@ -51,14 +51,15 @@ def compared(results: Path, shared_start: bool = False) -> dict[str, Any] | None
     return {
         "words": {"variant": settings["variant"], "p": f"{settings['p']:g}", "form": settings["form"]}
         | {name: means.attrs[name] for name in ("measure", "method", "unit")},
-        "figures": drawn(pairs, means, places),
+        "pairs": pairs,
+        "figures": drawn(pairs, means, places, results / "projection.csv"),
         "findings": [*map_findings(means, scores), *projection_findings(pairs, shared_start)],
         "projections": projection_rows(pairs),
         "scores": score_rows(scores),
     }
 
 
-def drawn(pairs: xr.Dataset, means: xr.Dataset, places: pd.DataFrame) -> dict[str, Figure]:
+def drawn(pairs: xr.Dataset, means: xr.Dataset, places: pd.DataFrame, projections: Path) -> dict[str, Figure]:
     """The figures that there is something for, by name."""
     made = {"adapter_spectra": figures.adapter_spectra(pairs)}
     if means.sizes["task_i"] > 1 and (places.order >= 0).all():
@@ -68,6 +69,8 @@ def drawn(pairs: xr.Dataset, means: xr.Dataset, places: pd.DataFrame) -> dict[st
             made["adapter_layer_heatmaps"] = figures.layer_heatmaps_of_adapters(pairs, places, SHARE)
         made["adapter_map"] = figures.adapter_map(places)
         made["adapter_tree"] = figures.adapter_tree(means.attrs["linkage"], places)
+        if projections.exists():
+            made["projections"] = figures.projection_heatmaps(pd.read_csv(projections, keep_default_na=False), places)
     return made
 
 

@@ -99,20 +99,33 @@ def unseen_findings(tasks: Mapping[str, Mapping[str, Any]], ds: xr.Dataset) -> l
     return [f"Same-layer CKA in the deeper half of the blocks, mean over tasks: {'; '.join(told)}."]
 
 
-def warnings(record: dict[str, Any], losses: pd.DataFrame | None, ds: xr.Dataset | None) -> list[str]:
-    """What a reader must know before believing the numbers, in sentences."""
-    tasks, said = record["data"]["tasks"], []
+def warnings(record: dict[str, Any], losses: pd.DataFrame | None, ds: xr.Dataset | None) -> dict[str, list[str]]:
+    """What a reader must know before believing the numbers, in sentences, by the section of the report they are about."""
+    said = {
+        "layers": [] if ds is None else cka_warnings(record, ds),
+        "learned": cut_warnings(record["data"]["tasks"]),
+    }
+    for section, what, have in (("learned", "held-out loss", losses), ("layers", "CKA", ds)):
+        if have is not None and (rest := [t for t in record["data"]["tasks"] if t not in set(np.unique(have["task"]))]):
+            said[section].append(f"No {what} has been computed for {listed(rest)}.")
+    if losses is not None and (bad := losses.before.isna() | losses.after.isna()).any():
+        said["learned"].append(f"A held-out loss is not a number for {listed(losses.task[bad].unique())}.")
+    return {section: sentences for section, sentences in said.items() if sentences}
+
+
+def cut_warnings(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Which tasks have examples longer than the length limit."""
+    said = []
     for key, what in (("cut_prompts", "prompts"), ("cut_answers", "answers")):
         if cut := [f"{task} ({facts[key]})" for task, facts in tasks.items() if facts.get(key)]:
             kept = "; the end of a prompt is always kept" if key == "cut_prompts" else ""
             said.append(f"Some {what} were cut to the length limit: {listed(cut)}{kept}.")
-    for what, have in (("held-out loss", losses), ("CKA", ds)):
-        if have is not None and (rest := [t for t in tasks if t not in set(np.unique(have["task"]))]):
-            said.append(f"No {what} has been computed for {listed(rest)}.")
-    if losses is not None and (bad := losses.before.isna() | losses.after.isna()).any():
-        said.append(f"A held-out loss is not a number for {listed(losses.task[bad].unique())}.")
-    if ds is None:
-        return said
+    return said
+
+
+def cka_warnings(record: dict[str, Any], ds: xr.Dataset) -> list[str]:
+    """Few prompts or tasks, repeated states, and results of another model, data or E than the study's."""
+    said = []
     if small := [f"{t} (n = {n})" for t, n in zip(ds.task.values, ds.n.values, strict=True) if n < SMALL_N]:
         said.append(f"Fewer than {SMALL_N} test prompts: {listed(small)}. There, a few prompts can move CKA visibly.")
     if ds.sizes["task"] < 5:

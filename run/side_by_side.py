@@ -22,9 +22,10 @@ import xarray as xr
 from analysis.mantel import mantel
 from lorajax.errors import LorajaxError
 from lorajax.files import replacing, write_text
-from run import figures
+from run import figures, page
 from run.findings import number
-from run.report import inline, read_losses, template
+from run.report import template
+from run.report_results import read_losses
 from run.study_folder import StudyFolder
 from run.task_results import read
 
@@ -95,10 +96,12 @@ def compare_studies(studies: Mapping[str, Path], out: Path) -> tuple[pd.DataFram
     drawn = {}
     if all(found.cka is not None for found in results.values()):
         curves = {name: _curves(found.cka, tasks) for name, found in results.items() if found.cka is not None}
-        drawn["cka_by_depth"] = figures.curves_by_depth(curves)
+        figures.save(figures.curves_by_depth(curves), out / "figures" / "cka_by_depth.svg")
+        write_text(out / "cka_by_depth.csv", curves_table(curves).to_csv(index=False, float_format="%.6g"))
+        drawn["cka_by_depth"] = ["cka_by_depth.csv"]
     agreement = map_agreement(results)
-    paths = {name: figures.save(figure, out / "figures" / f"{name}.svg") for name, figure in drawn.items()}
     html = template("side_by_side.html.j2").render(
+        style=page.style(),
         title=" and ".join(results),
         tasks=tasks,
         left_out={name: [t for t in found.tasks if t not in tasks] for name, found in results.items()},
@@ -108,10 +111,24 @@ def compare_studies(studies: Mapping[str, Path], out: Path) -> tuple[pd.DataFram
             for quantity, rows in table.groupby("quantity", sort=False)
         ],
         agreement=agreement,
-        figures={name: inline(path.read_text("utf-8"), name) for name, path in paths.items()},
+        figures=drawn,
+        sources=drawn,
+        files=page.files(out / file for files in drawn.values() for file in files),
+        plotly=page.plotly() if drawn else "",
+        scripts=page.scripts() if drawn else "",
     )
     write_text(out / "report.html", html)
     return table, out / "report.html"
+
+
+def curves_table(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> pd.DataFrame:
+    """Rows study, pair, depth, cka."""
+    parts = [
+        pd.DataFrame({"study": name, "pair": pair, "depth": depth, "cka": values})
+        for name, pairs in curves.items()
+        for pair, (depth, values) in pairs.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def side_by_side(results: Mapping[str, Results], tasks: Sequence[str]) -> pd.DataFrame:

@@ -224,3 +224,29 @@ def adapter_spectra(pairs: xr.Dataset, most: int = 4) -> Figure:
     if any(look):
         figure.legend(handles=cluster_handles(look), loc="outside lower center", ncols=min(5, len(look)))
     return figure
+
+
+@styled()
+def projection_heatmaps(table: pd.DataFrame, places: pd.DataFrame, shown: tuple[str, ...] = ("rec", "lp")) -> Figure:
+    """Spectral projections of every task's update (column) on the space of every other's (row), in the tree's order.
+
+    From the tables of `results/projection.csv` and `results/task_map.csv`.
+    """
+    ordered = [str(name) for name in places.sort_values("order").name]
+    labels = [short(name, 22) for name in _plain(ordered)]
+    there = [name for name in shown if (table.projection == name).any()]
+    figure = Figure(figsize=(PAGE, PAGE / 2 + 0.4), layout="constrained")
+    row = figure.subplots(1, len(there), sharey=True, squeeze=False)[0]
+    size = min(6.5, 130 / len(ordered))
+    for axes, name in zip(row, there, strict=True):
+        own = table[table.projection == name].pivot(index="task_i", columns="task_j", values="value")
+        axes.set_facecolor(MISSING["facecolor"])
+        image = axes.imshow(own.reindex(index=ordered, columns=ordered), cmap="viridis", interpolation="nearest")
+        axes.set_title({"rec": "REC", "lp": "Lp"}.get(name, name.replace("_", " ")))
+        axes.set_xticks(range(len(ordered)), labels, rotation=90, fontsize=size)
+        axes.set_yticks(range(len(ordered)), labels, fontsize=size)
+        axes.tick_params(length=0)
+        figure.colorbar(image, ax=axes, fraction=0.04)
+    row[0].set_ylabel("on the space of")
+    figure.supxlabel("update of", fontsize=7.5)
+    return figure

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -17,6 +18,7 @@ from run.figures.style import (
     MISSING,
     PAGE,
     PAIR_COLOURS,
+    SOLID,
     cka_axis,
     layer_axis,
     legend,
@@ -166,4 +168,46 @@ def estimator_gap(ds: xr.Dataset) -> Figure:
     layer_axis(row[0].xaxis, ds.layer_a.values, most=8)
     row[0].set_ylabel("same-layer CKA, mean over tasks")
     legend(figure, two_handles("debiased", "biased"), *drawn)
+    return figure
+
+
+@styled()
+def bands_by_layer(curves: pd.DataFrame, bands: pd.DataFrame, statistic: str = "mean") -> Figure:
+    """Same-layer CKA over tasks with 95 % intervals, and the bands of layers that explain it best.
+
+    From the tables of `results/cka_by_layer.csv` and `results/bands.csv`, of the curves that were cut together first.
+    Dashed: the cuts; the bar on each: where it falls in 95 % of the draws of tasks.
+    """
+    cuts = str(bands.curves.iloc[0])
+    own = bands[bands.curves == cuts]
+    layers = list(dict.fromkeys(curves.layer))
+    figure = Figure(figsize=(PAGE, 2.6), layout="constrained")
+    axes = figure.subplots()
+    drawn = []
+    for pair in cuts.split(" and "):
+        rows = curves[curves.pair == pair].set_index("layer").loc[layers]
+        value, low, high = (
+            pd.to_numeric(rows[name], errors="coerce").to_numpy(float)
+            for name in (statistic, f"{statistic}_low", f"{statistic}_high")
+        )
+        axes.plot(value, color=PAIR_COLOURS.get(pair, "#333333"), label=pair, **SOLID)
+        axes.fill_between(np.arange(len(layers)), low, high, color=PAIR_COLOURS.get(pair, "#333333"), alpha=0.15, lw=0)
+        drawn.append(value[None])
+    cka_axis(axes, *drawn)
+    for n, row in enumerate(own.itertuples()):
+        first, last = layers.index(row.first), layers.index(row.last)
+        if n % 2 == 0:
+            axes.axvspan(first - 0.5, last + 0.5, color="#F1F1F1", zorder=0)
+        if n:
+            axes.axvline(first - 0.5, color="#333333", linewidth=0.8, linestyle=(0, (2.5, 1.2)))
+            if row.begins_low:
+                axes.plot(
+                    [layers.index(row.begins_low) - 0.5, layers.index(row.begins_high) - 0.5],
+                    [0.06, 0.06],
+                    lw=2.5,
+                    c="#333333",
+                )
+    layer_axis(axes.xaxis, layers)
+    axes.set(xlim=(-0.7, len(layers) - 0.3), xlabel="layer", ylabel=f"same-layer CKA, {statistic} over tasks")
+    figure.legend(loc="outside upper right", ncols=len(drawn))
     return figure

@@ -8,6 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from run.options import StudyConfig
+from run.task_results import write_csv
 
 TASKS = ("facts", "review", "pairs")
 CLUSTERS = ("qa", "sentiment", "paraphrase")
@@ -77,7 +78,9 @@ def make_study(folder: Path, *, tasks=TASKS, parts=("losses", "cka", "metrics"))
     if "losses" in parts:
         make_losses(tasks).to_csv(folder / "results" / "losses.csv", index=False)
     if "cka" in parts:
-        make_cka(tasks).to_netcdf(folder / "results" / "cka.nc", engine="h5netcdf")
+        cka = make_cka(tasks)
+        cka.to_netcdf(folder / "results" / "cka.nc", engine="h5netcdf")
+        write_csv(cka[["cka"]], folder / "results" / "cka.csv")
     if "metrics" in parts:
         lines = [{"step": s, "loss": {"E": 3 / s, "facts": 2 / s}, "grad_norm": {"E": 1.0}} for s in range(1, 9)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

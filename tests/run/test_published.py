@@ -15,12 +15,13 @@ from scipy import stats
 
 from lorajax.data.conll2012 import tasks as conll2012
 from lorajax.errors import LorajaxError
-from run import figures, published, recipes, report
+from run import figures, published, recipes, report, report_results
 from run.published.ours import quartiles
 from run.published.setting import hidden_size, our_layer
 from run.published.table import verdict
 from run.study_folder import StudyFolder
 from tests.run.made_up_study import make_study
+from tests.run.test_report import Page
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT.parent / "shared" / "reference"
@@ -88,7 +89,7 @@ def study(path, *, cka=None, recipe="layer-by-layer", model=None, tasks=TASKS, u
 
 
 def section(path):
-    return published.beside(StudyFolder.open(path), report.read_cka(path / "results" / "cka.nc"))
+    return published.beside(StudyFolder.open(path), report_results.read_cka(path / "results" / "cka.nc"))
 
 
 def rows(table, **where):
@@ -497,15 +498,15 @@ def test_no_numbers_no_section(tmp_path, recipe):
     assert section(path) is None
     if recipe != "demo":
         return
-    assert "ublished" not in report.build(path).read_text("utf-8")
+    assert "ublished" not in Page(report.build(path).read_text("utf-8")).text
     assert not (path / "results" / "published.csv").exists()
     assert not list((path / "figures").glob("published*"))
 
 
 def test_a_small_made_up_study_is_drawn_for_orientation(tmp_path):
     path = with_recipe(tmp_path / "s", "layer-by-layer")
-    html = report.build(path).read_text("utf-8")
-    assert "For orientation only: another\nmodel, by share of the depth" in html
+    page = Page(report.build(path).read_text("utf-8"))
+    assert "For orientation only: another model, its layers at the same share of the depth" in page.text
     table = pd.read_csv(path / "results" / "published.csv", keep_default_na=False)
     assert set(table.verdict) == {"not comparable"}
     assert "for orientation: another model: tiny is not Llama-2-7B" in set(table.reason)
@@ -514,17 +515,15 @@ def test_a_small_made_up_study_is_drawn_for_orientation(tmp_path):
 def test_nothing_is_said_before_there_is_something_to_compare(tmp_path):
     for recipe in ("layer-by-layer", "task-vectors"):
         path = study(tmp_path / recipe, recipe=recipe)
-        assert "published" not in report.build(path).read_text("utf-8")
+        assert "published" not in Page(report.build(path).read_text("utf-8")).text
 
 
 def test_the_report_shows_it_and_stands_alone(tmp_path):
-    from tests.run.test_report import Page
-
     path = study(tmp_path / "s", cka=planted_cka())
     page = Page(report.build(path).read_text("utf-8"))
     assert "Beside the published study" in page.text
     assert "2 same-layer CKA base | C (median) 29 of 29 100%" in page.text
-    assert page.ids.count("published_cka") == 1
+    assert page.ids.count("published_curves") == 1
     assert len(page.ids) == len(set(page.ids))
     assert {r[1:] for r in page.references if r.startswith("#")} <= set(page.ids)
     svg = (path / "figures" / "published_cka.svg").read_text("utf-8")

@@ -1,5 +1,7 @@
 """The report of a made-up study: its sentences are right, nothing is left unsaid, and the page stands alone."""
 
+import base64
+import gzip
 import json
 import re
 import shlex
@@ -7,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tyro
 import xarray as xr
@@ -15,6 +18,8 @@ from lorajax.errors import LorajaxError
 from run import figures, report, tables
 from run.findings import cka_findings, listed, loss_findings, number, spans
 from run.options import StudyConfig
+from run.page import derived
+from run.page import file as page_file
 from tests.run.made_up_study import BASE_C, E_C, make_cka, make_losses, make_study
 
 HOSTILE = '<img src=x onerror="alert(1)"> & $x$'
@@ -28,6 +33,7 @@ class Page(HTMLParser):
     def __init__(self, html: str):
         super().__init__()
         self.open, self.tags, self.ids, self.references, self.words = [], [], [], [], []
+        self.figures = {}
         self.feed(html)
         self.close()
         assert not self.open, f"never closed: {self.open}"
@@ -42,6 +48,8 @@ class Page(HTMLParser):
         self.tags.append(tag)
         self.words.append(" " if tag in ("td", "th", "br") else "")
         self.ids += [value for name, value in attrs if name == "id"]
+        if tag == "figure":
+            self.figures[dict(attrs)["id"]] = dict(attrs)["data-files"].split()
         self.references += [value for name, value in attrs if name in ("src", "href", "xlink:href", "data", "action")]
         self.references += [m for _, value in attrs for m in re.findall(r"url\(([^)]*)\)", value or "")]
         assert not [name for name, _ in attrs if name.startswith("on")], f"event handler on {tag}"
@@ -51,7 +59,8 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.words.append(data)
+        if self.open[-1:] not in (["script"], ["style"]):
+            self.words.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +83,7 @@ def test_unseen_tasks_are_told_of(tmp_path):
     study = make_study(tmp_path / "s")
     file = study / "study.json"
     record = json.loads(file.read_text())
-    assert "was not trained on" not in report.build(study).read_text()
+    assert "was not trained on" not in Page(report.build(study).read_text()).text
     record["data"]["tasks"]["facts"]["seen"] = False
     file.write_text(json.dumps(record))
     ours, base = (curve[2:4].mean() - 0.05 for curve in (E_C, BASE_C))
@@ -142,14 +151,50 @@ def test_nothing_is_said_of_what_is_all_missing():
 
 
 def test_page_stands_alone(page, study):
+    """Whatever a browser could ask for elsewhere is in the page: nothing but anchors is referred to."""
     html = (study / "report.html").read_text("utf-8")
-    assert "script" not in page.tags
     assert not {"link", "iframe", "img", "object"} & set(page.tags)
+    assert not re.search(r"<script[^>]* src=", html)
     assert page.references
-    assert all(r.startswith(("#", "data:image/png;base64,")) for r in page.references), page.references
-    assert not re.search(r"@import|url\(\s*['\"]?(?!#)", html)
-    assert page.tags.count("svg") == 6
-    assert all(f"{name}-caption" in page.ids for name in re.findall(r'aria-labelledby="(\w+)-caption"', html))
+    assert all(r.startswith("#") for r in page.references), page.references
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert not re.search(r"@import|url\(", style)
+
+
+def test_page_holds_the_files_of_its_figures_cell_for_cell(page, study):
+    html = (study / "report.html").read_text("utf-8")
+    four = ["cka_by_layer", "cka_all_layers", "cka_by_task", "cka_estimators"]
+    assert page.figures == {name: ["cka.csv"] for name in four} | {
+        "losses": ["losses.csv"],
+        "training": ["training.csv"],
+    }
+    for name in ("cka.csv", "losses.csv", "training.csv"):
+        assert unpack(html, name) == (study / "results" / name).read_text()
+
+
+def test_a_file_with_quotes_is_packed_as_it_is(tmp_path):
+    file = tmp_path / "a.csv"
+    for text in ('x,y\n"a,b",1\n', 'x\n"""q"""\n', "x,y\n1\n", "x,y\n", "x,y\n1,2"):
+        file.write_text(text)
+        assert unpack(str(page_file(file)), "a.csv") == text
+
+
+def unpack(html: str, name: str) -> str:
+    """The file as the page's script puts it together."""
+    form, packed = re.search(rf'id="file-{name}" data-form="(\w+)">([^<]*)<', html).groups()
+    text = gzip.decompress(base64.b64decode(packed)).decode()
+    if form == "rows":
+        return text
+    rows = zip(*(column.split("\n") for column in text.split("\0")), strict=True)
+    return "".join(",".join(row) + "\n" for row in rows)
+
+
+def test_a_figure_without_its_file_says_so(tmp_path):
+    folder = make_study(tmp_path / "s")
+    (folder / "results" / "cka.csv").unlink()
+    page = Page(report.build(folder).read_text("utf-8"))
+    assert set(page.figures) == {"losses", "training"}
+    assert "The figure is drawn from results/cka.csv; not all of it is there." in page.text
 
 
 def test_ids_are_unique_and_references_lead_somewhere(page):
@@ -195,13 +240,14 @@ def test_warns_when_results_are_of_another_model(tmp_path):
     assert "another data" not in text
 
 
-def test_hostile_names_are_text(tmp_path):
+def test_hostile_names_are_text(tmp_path, page):
     tasks = (HOSTILE, "</svg></style><script>x</script>", 'a" id="b')
     html = report.build(make_study(tmp_path / '<b>"s"', tasks=tasks)).read_text("utf-8")
-    page = Page(html)
-    assert not {"script", "img"} & set(page.tags)
-    assert page.text.count(HOSTILE) >= 3
-    assert len(page.ids) == len(set(page.ids))
+    hostile = Page(html)
+    assert "img" not in hostile.tags
+    assert hostile.tags.count("script") == page.tags.count("script")
+    assert hostile.text.count(HOSTILE) >= 3
+    assert len(hostile.ids) == len(set(hostile.ids))
 
 
 def test_same_input_same_bytes(study):
@@ -286,3 +332,42 @@ def test_caller_settings_are_left_alone_and_do_not_leak_in(tmp_path):
     assert figures.save(figures.loss_bars(make_losses()), tmp_path / "b.svg").read_text("utf-8") == svg
     assert "held-out loss (nats)" in svg
     assert figures.save(figures.loss_bars(make_losses()), tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")
+
+
+# --- tables that only a report needs ----------------------------------------------------------------------------------
+
+
+def test_long_runs_are_means_over_equal_parts():
+    steps = np.arange(1, 1001)
+    metrics = pd.DataFrame({"step": steps, "model": "E", "loss": steps * 1.0, "grad_norm": None})
+    found = derived.training_table(metrics)
+    assert len(found) == 334  # parts of three steps, and one of one
+    np.testing.assert_allclose(found.loss[:-1], found.step[:-1])  # the mean step of a part is its middle
+    assert found.loss.iloc[-1] == 1000
+    assert found.grad_norm.isna().all()
+
+
+def test_distances_of_layers_and_spectra_are_those_of_the_pairs():
+    names, layers = ["a", "b", "c"], [0, 1]
+    value = np.arange(2 * 3 * 3, dtype=np.float32).reshape(1, 1, 2, 3, 3)
+    s = np.array([4.0, 2.0, np.nan]) * np.ones((3, 1, 2, 3))
+    s[2] = np.nan
+    pairs = xr.Dataset(
+        {
+            "value": (("measure", "module", "layer", "task_i", "task_j"), value),
+            "singular_value": (("task", "module", "layer", "direction"), s),
+        },
+        {"measure": ["share"], "module": ["q"], "layer": layers, "task_i": names, "task_j": names, "task": names}
+        | {"direction": [1, 2, 3], "cluster": ("task", ["x", "", "y"])},
+    )
+    found = derived.layer_distances(pairs, "share").set_index(["module", "layer", "task_i", "task_j"]).share
+    assert len(found) == 2 * 3
+    assert found["q", "1", "a", "c"] == 11
+    spectra = derived.spectra_table(pairs)
+    assert spectra.to_dict("list") == {
+        "name": ["a", "a", "b", "b"],
+        "cluster": ["x", "x", "", ""],
+        "module": ["q"] * 4,
+        "direction": ["1", "2", "1", "2"],
+        "share_of_largest": [1.0, 0.5, 1.0, 0.5],
+    }

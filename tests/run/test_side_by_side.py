@@ -13,6 +13,7 @@ from run import report, study
 from run.side_by_side import compare_studies
 from tests.run.made_up_study import BASE_C, TASKS, make_study
 from tests.run.test_commands import run
+from tests.run.test_report import Page
 from tests.tiny import TINY, tiny_checkpoint
 
 
@@ -44,8 +45,12 @@ def test_values_are_those_of_the_studies(two, tmp_path):
     assert cka.loc["base | C at 50% of the depth", "second"] == pytest.approx(BASE_C[1] - 0.01, abs=1e-6)
     text = page.read_text()
     assert "first and second" in text
-    assert text.count("<svg") == 1
-    assert "nan" not in text
+    assert '<figure class="plot" id="cka_by_depth" data-files="cka_by_depth.csv"' in text
+    curves = pd.read_csv(tmp_path / "out" / "cka_by_depth.csv")
+    assert set(curves.study) == {"first", "second"}
+    planted = curves[(curves.study == "first") & (curves.pair == "base | C") & (curves.depth == 0.5)]
+    assert planted.cka.item() == pytest.approx(BASE_C[1] - 0.01, abs=1e-5)
+    assert "nan" not in Page(text).text
     assert pd.read_csv(tmp_path / "out" / "side_by_side.csv").shape == table.shape
 
 
@@ -95,7 +100,7 @@ def test_what_cannot_be_compared(two, tmp_path):
 
 def test_report_of_two_studies(two, tmp_path, capsys):
     run(report, *two.values(), "--out", tmp_path / "out")
-    assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "report.html")
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'out' / 'side_by_side.csv'} and report.html\n"
     assert "<h1>a and b</h1>" in (tmp_path / "out" / "report.html").read_text()
 
 
