@@ -107,9 +107,10 @@ def cka_interval(
     "same" those of one pair, otherwise (L1 + L2)·n² floats.
 
     Args:
-        pairs: "same" `[L]`, "all" `[L1, L2]`, or an int array of (layer of xs, layer of ys) `[P, 2]`. level: coverage,
-        between 0 and 1. kernel: as in `cka_all_pairs`, with its bandwidth; the population is that of the kernel then,
-        at this bandwidth. mask: bool `[n]`, the examples that count; at least 8. Does not change the compiled shape.
+        pairs: "same" `[L]`, "all" `[L1, L2]`, or an int array of (layer of xs, layer of ys) `[P, 2]`.
+        level: coverage, between 0 and 1.
+        kernel: as in `cka_all_pairs`, with its bandwidth; the population is that of the kernel then, at this bandwidth.
+        mask: bool `[n]`, the examples that count; at least 8. Does not change the compiled shape.
         nonfinite: as in `cka_all_pairs`.
 
     Raises:

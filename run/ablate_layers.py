@@ -17,10 +17,9 @@ mask may do harm (below 0) or good (above 1); there is none where the 95 % inter
 Losses are means over answer tokens, as in results/losses.csv. (An encoder's are means over examples; its head, trained
 with the adapter, stays under every mask, so its base is this head on the base model's hidden states.) Intervals are of
 a bootstrap over test examples, paired with the whole adapter; they are not corrected for the number of masks, and say
-nothing of other training runs.
-
-STUDY must hold trained adapters (python -m run.finetune). It gets `results/ablation.nc` (labelled arrays),
+nothing of other training runs. STUDY must hold trained adapters. It gets `results/ablation.nc` (labelled arrays),
 `results/ablation.csv`, and the losses of every example in `results/ablation/`. What is done is not done again.
+`--json`: `ablation`, a row for each task and model, with the losses `base` and `full`.
 """
 
 from __future__ import annotations
@@ -40,21 +39,21 @@ import xarray as xr
 
 from lorajax.data.prompts import first
 from lorajax.errors import LorajaxError
-from lorajax.files import replacing
+from lorajax.files import write_text
 from lorajax.lora.adapter import init_adapter, stack, take, zeros_like
 from lorajax.lora.masks import KINDS, Ablation, Band, LayerMask, costliest, layer_masks, smallest_band
 from lorajax.lora.peft import load_adapter
 from lorajax.training.ablation import MaskedLosses
+from run.__main__ import cli
 from run.lock import study_lock
 from run.options import MULTI_TASK
 from run.study_folder import StudyFolder
 from run.task_results import write
-from run.terminal import command, console, progress, say, show_table
+from run.terminal import command, on_terminal, progress, result, say, show_table, wrote
 from run.workbench import Workbench
 
 MODELS = ("C", "E")
 NAMED = 3  # costly layers that are named for each task
-
 Key = tuple[str, str]  # task and model
 
 VARIABLES = {
@@ -151,10 +150,11 @@ def ablate_layers(options: AblateLayers, bench: Workbench | None = None) -> Stud
         results.attrs["provenance"] = json.dumps(facts)
         write(results, study.results / "ablation.nc")
         rows = results[list(VARIABLES)].to_dataframe().reset_index().dropna(subset="loss")
-        with replacing(study.results / "ablation.csv") as temporary:
-            rows.to_csv(temporary, index=False, float_format="%.6f")
+        write_text(study.results / "ablation.csv", rows.to_csv(index=False, float_format="%.6f"))
         show(results)
-        say(f"wrote {study.results / 'ablation.nc'} and ablation.csv")
+        ends = {mask: results["loss"].sel(mask=mask).reset_coords(drop=True) for mask in ("base", "full")}
+        result(ablation=results[list(FINDINGS)].assign(ends).to_dataframe().reset_index().query("n > 0"))
+        wrote(study.results / "ablation.nc", study.results / "ablation.csv")
     return study
 
 
@@ -174,7 +174,7 @@ def _measure(
     with progress() as bar:
         line = bar.add_task("masks", total=sum(counts.values()), note="")
         for i, (key, masks) in enumerate(missing.items()):
-            if not console.is_terminal:
+            if not on_terminal():
                 say(f"  {counts[key]} masks: {key[0]}, {key[1]} ({i + 1} of {len(missing)})")
             own = load_adapter(study.adapter(_adapter(*key)), model.config)[0]
             adapter, report = take(stack([shape, own]), [1]), functools.partial(bar.advance, line)
@@ -293,7 +293,7 @@ def _read(file: Path, provenance: str) -> Ablation | None:
 
 def main() -> None:
     """Entry point of `python -m run.ablate_layers`."""
-    ablate_layers(tyro.cli(AblateLayers, description=__doc__, prog="python -m run.ablate_layers"))
+    ablate_layers(cli(AblateLayers, prog="python -m run.ablate_layers", description=__doc__, example="studies/demo"))
 
 
 if __name__ == "__main__":

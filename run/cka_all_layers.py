@@ -13,11 +13,14 @@ on the tasks of --data. Results, under `results/`: `cka.nc` and `cka.csv`, label
 the mean of the biased one under the null hypothesis, intervals and p-values of same-layer values; `cka_by_layer.csv`,
 means over tasks with intervals; `bands.csv`, where the layer curve changes and how sure that is. And the figures. Tasks
 that are done are not done again.
+
+`--json`: `cka`, rows of cka_by_layer.csv; `bands`, rows of bands.csv; `tasks`, those that were compared.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from typing import Literal
 
 import numpy as np
@@ -32,13 +35,14 @@ from lorajax.activations import States
 from lorajax.errors import LorajaxError
 from lorajax.files import write_text
 from run import figures
+from run.__main__ import cli
 from run.comparison import Comparison
 from run.layer_summary import bands_table, by_layer
 from run.lock import study_lock
 from run.observe import observe
 from run.subjects import Subject, parse_pairs
 from run.task_results import Provenance, TaskResults, write, write_csv
-from run.terminal import command, console, say, show_table
+from run.terminal import command, result, show_table, wrote
 from run.workbench import Workbench
 
 ESTIMATORS = ("debiased", "biased")
@@ -137,15 +141,19 @@ def finish(observer: CkaObserver, options: CkaConfig) -> None:
     summary = by_layer(joined, options.estimator, replicates=options.bootstrap, seed=options.seed)
     write(summary, results / "cka_by_layer.nc")
     write_csv(summary, results / "cka_by_layer.csv")
+    result(cka=pd.read_csv(results / "cka_by_layer.csv"), tasks=[str(task) for task in joined["task"].values])
     bands = bands_table(joined, options.estimator, k=options.bands, replicates=options.bootstrap, seed=options.seed)
     write_text(results / "bands.csv", bands.to_csv(index=False, float_format="%.6g"))
+    result(bands=pd.read_csv(results / "bands.csv", keep_default_na=False, na_values={"p_value": [""]}))
     drawn = results.parent / "figures"
     if {"base | C", "E | C"} <= set(joined.pair.values):
         figures.save(figures.layer_boxplot(joined), drawn / "cka_by_layer.svg")
     figures.save(figures.layer_heatmaps(joined), drawn / "cka_all_layers.svg")
     show(joined, options.estimator)
     show_bands(bands)
-    say(f"wrote {results / 'cka.nc'}, cka.csv, cka_by_layer.csv, bands.csv and {drawn}")
+    wrote(
+        *(results / name for name in ("cka.nc", "cka.csv", "cka_by_layer.nc", "cka_by_layer.csv", "bands.csv")), drawn
+    )
 
 
 def compare(
@@ -211,7 +219,7 @@ def compare(
 def show(results: xr.Dataset, estimator: Estimator) -> None:
     """Prints same-layer CKA of every task at a few depths."""
     blocks = [i for i, name in enumerate(results["layer"].values) if str(name).startswith("block ")]
-    shares = (0.25, 0.5, 0.75, 1) if console.width >= 110 else (0.5, 1)
+    shares = (0.25, 0.5, 0.75, 1) if shutil.get_terminal_size((140, 24)).columns >= 110 else (0.5, 1)
     depths = sorted({round(share * (blocks[-1] if blocks else 0)) for share in shares})
     pairs = [str(pair) for pair in results["pair"].values if str(pair) != "base | E"][:2]
     tables = {pair: figures.same_layer(results, pair, estimator) for pair in pairs}
@@ -254,7 +262,14 @@ def _all_names(models: list[list[str]]) -> list[str]:
 
 def main() -> None:
     """Entry point of `python -m run.cka_all_layers`."""
-    cka_all_layers(tyro.cli(CkaAllLayers, description=__doc__, prog="python -m run.cka_all_layers"))
+    options = cli(
+        CkaAllLayers,
+        prog="python -m run.cka_all_layers",
+        description=__doc__,
+        example="studies/demo",
+        main=("tasks", "tokens", "layers", "pairs", "kernel", "estimator", "bootstrap", "permutations", "bands"),
+    )
+    cka_all_layers(options)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,14 @@ clusters.
 Results, under `results/`: `adapters.nc` (everything, by layer), `adapters.csv` (means over layers), `projection.csv`
 (pairs i -> j with their null models), `adapters_base.csv` (with `--base`), `task_map.nc`, `task_map.csv`,
 `task_map_scores.csv`, `task_tree.csv`; and `figures/`.
+
+`--json`: `distances` on the map, `rec` of ordered pairs (rows of projection.csv), `scores` of the map.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -29,8 +32,9 @@ import xarray as xr
 
 from analysis.projection_null import projection_null
 from lorajax.errors import LorajaxError
-from lorajax.files import replacing
+from lorajax.files import write_text
 from run import adapter_report, figures
+from run.__main__ import cli
 from run.adapter_base import against_base
 from run.adapter_map import AdapterMap, MapConfig, make_map
 from run.adapter_measures import MeasureConfig, measure_pairs
@@ -38,7 +42,7 @@ from run.adapter_set import AdapterSet, find_members
 from run.lock import study_lock
 from run.study_folder import StudyFolder, folder_fingerprint
 from run.task_results import read, write, write_csv
-from run.terminal import command, say, show_table
+from run.terminal import command, on_terminal, progress, result, say, show_table, wrote
 
 NULLS = ("random_subspaces", "permuted_pairs")
 
@@ -112,8 +116,11 @@ def compare_adapters(options: CompareAdapters) -> xr.Dataset:
             say(f"{results / 'adapters.nc'}: up to date")
         found = make_map(pairs, adapters.names, adapters.clusters, options.map)
         _write_map(found, provenance, results)
-        draw(pairs, found, options.folder / "figures")
+        made = adapter_report.drawn(pairs, found.dataset(), found.places, results / "projection.csv")
+        for name, figure in made.items():
+            figures.save(figure, options.folder / "figures" / f"{name}.svg")
     show(pairs, found)
+    tell(options.folder)
     return pairs
 
 
@@ -143,7 +150,12 @@ def _written(file: Path, provenance: str) -> xr.Dataset | None:
 def _compared(adapters: AdapterSet, modules: dict[str, list[int]], options: CompareAdapters) -> xr.Dataset:
     count, layers = len(adapters.names), sum(map(len, modules.values()))
     say(f"comparing {count} adapters: {count * (count - 1) // 2} pairs in {layers} weights")
-    pairs = measure_pairs(adapters.blocks(modules), adapters.names, options.measure, say)
+    with progress() as bar:
+        total = len({(module, adapters.shapes[module, layer]) for module in modules for layer in modules[module]})
+        line = bar.add_task("pairs of adapters", total=total, note="")
+        blocks = bar.track(adapters.blocks(modules), total=total, task_id=line)
+        tell = (lambda text: None) if on_terminal() else say
+        pairs = measure_pairs(blocks, adapters.names, options.measure, tell)
     pairs = pairs.assign_coords(cluster=("task", [str(cluster) for cluster in adapters.clusters]))
     if options.draws and "projection" in options.measure.measures and count > 1:
         pairs["null"] = _null(adapters, modules, options)
@@ -165,11 +177,7 @@ def _null(adapters: AdapterSet, modules: dict[str, list[int]], options: CompareA
     return xr.DataArray(
         np.array(found, np.float32),
         dims=("null_model", "projection", "statistic", "task_i", "task_j"),
-        coords={
-            "null_model": list(NULLS),
-            "projection": list(over),
-            "statistic": list(next(iter(over.values()))._fields),
-        },
+        coords={"null_model": list(NULLS), "projection": list(over), "statistic": [*next(iter(over.values()))._fields]},
     )
 
 
@@ -183,7 +191,19 @@ def is_compared(study: StudyFolder) -> bool:
     return json.loads(made.pop())["adapters"] == now
 
 
-# --- what is written and shown ----------------------------------------------------------------------------------------
+def tell(folder: Path) -> None:
+    """Tells the results in `folder`."""
+    results, space = folder / "results", read(folder / "results" / "task_map.nc")
+    assert space is not None
+    distances, pairs = space.distance.sel(module="all"), itertools.combinations(space.task_i.values, 2)
+    tables = [results / f"{name}.csv" for name in ("task_map_scores", "projection")]
+    own = {file.stem: pd.read_csv(file, keep_default_na=False, na_values=[""]) for file in tables if file.exists()}
+    rec = own["projection"].query("projection == 'rec'") if "projection" in own else []
+    near = [{"a": a, "b": b, "distance": distances.sel(task_i=a, task_j=b).item()} for a, b in pairs]
+    result(distances=near, rec=rec, scores=own["task_map_scores"])
+    names = ("adapters.nc", "adapters.csv", "adapters_base.csv", "projection.csv", "task_map.nc", "task_map.csv")
+    files = [results / name for name in (*names, "task_map_scores.csv", "task_tree.csv")]
+    wrote(*(file for file in files if file.exists()), folder / "figures")
 
 
 def _write_means(pairs: xr.Dataset, results: Path) -> None:
@@ -191,7 +211,7 @@ def _write_means(pairs: xr.Dataset, results: Path) -> None:
     for name in ("projection", "adapters_base"):  # of another comparison, when this one has none
         (results / f"{name}.csv").unlink(missing_ok=True)
     if "null" in pairs:
-        _write_table(projection_table(pairs), results / "projection.csv")
+        write_text(results / "projection.csv", projection_table(pairs).to_csv(index=False, float_format="%.6g"))
     if "base_value" in pairs:
         write_csv(pairs.base_value, results / "adapters_base.csv")
 
@@ -211,18 +231,7 @@ def projection_table(pairs: xr.Dataset) -> pd.DataFrame:
 def _write_map(found: AdapterMap, provenance: str, results: Path) -> None:
     write(found.dataset().assign_attrs(provenance=provenance), results / "task_map.nc")
     for table, name in ((found.places, "task_map"), (found.scores, "task_map_scores"), (found.merges, "task_tree")):
-        _write_table(table, results / f"{name}.csv")
-
-
-def _write_table(table: pd.DataFrame, file: Path) -> None:
-    with replacing(file) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
-
-
-def draw(pairs: xr.Dataset, found: AdapterMap, folder: Path) -> list[Path]:
-    """Writes the figures; those of pairs when there are two adapters or more."""
-    made = adapter_report.drawn(pairs, found.dataset(), found.places)
-    return [figures.save(figure, folder / f"{name}.svg") for name, figure in made.items()]
+        write_text(results / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
 
 
 def show(pairs: xr.Dataset, found: AdapterMap) -> None:
@@ -251,11 +260,8 @@ def show(pairs: xr.Dataset, found: AdapterMap) -> None:
     i, j = np.triu_indices(len(names), 1)
     order = np.argsort(distances[i, j])
     ends = [*order[:5], *order[-min(3, max(len(order) - 5, 0)) :]] if len(order) > 5 else list(order)
-    show_table(
-        f"Nearest and farthest pairs ({found.unit})",
-        ["pair", "distance"],
-        [[f"{names[i[k]]} - {names[j[k]]}", f"{distances[i[k], j[k]]:.3f}"] for k in ends],
-    )
+    rows = [[f"{names[i[k]]} - {names[j[k]]}", f"{distances[i[k], j[k]]:.3f}"] for k in ends]
+    show_table(f"Nearest and farthest pairs ({found.unit})", ["pair", "distance"], rows)
     if len(found.scores):
         rows = []
         for row in found.scores.itertuples():
@@ -280,7 +286,14 @@ def missing(pairs: xr.Dataset) -> list[tuple[str, str, str, str]]:
 
 def main() -> None:
     """Entry point of `python -m run.compare_adapters`."""
-    compare_adapters(tyro.cli(CompareAdapters, description=__doc__, prog="python -m run.compare_adapters"))
+    options = cli(
+        CompareAdapters,
+        prog="python -m run.compare_adapters",
+        description=__doc__,
+        example="studies/demo",
+        main=("out", "names", "multi_task", "clusters", "modules", "layers", "base", "measures", "map_measure"),
+    )
+    compare_adapters(options)
 
 
 if __name__ == "__main__":

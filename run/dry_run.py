@@ -16,11 +16,11 @@ from lorajax.errors import LorajaxError
 from lorajax.models.kinds import is_encoder, read_config
 from lorajax.models.named import config_of
 from run import recipes
-from run.finetune import even_groups
 from run.options import DataConfig, StudyConfig
-from run.plan import Plan, plan
+from run.plan import Plan, plan, show
 from run.task_loading import seen_by_multi_task
-from run.terminal import say, show_table
+from run.terminal import result, say, show_table
+from run.workbench import even_groups
 
 #: Sources that may have to be fetched, or are too large, to be counted.
 UNCOUNTED = ("flan2021", "mapped", "ni")
@@ -56,12 +56,9 @@ def _show_settings(config: StudyConfig, recipe: recipes.Recipe | None, bases: Ma
     if bases:
         source = recipe.sources.get("bases", "recipe") if recipe and "bases" in recipe.flags else "given"
         rows.append(["--bases", " ".join(f"{name}={model}" for name, model in bases.items()), source])
-    show_table(
-        f"Settings that are not the defaults; the study goes to {out}",
-        ["flag", "value", "where from"],
-        rows,
-        words=(1, 2),
-    )
+    title = f"Settings that are not the defaults; the study goes to {out}"
+    show_table(title, ["flag", "value", "where from"], rows, words=(1, 2), only_result=True)
+    result(settings=flags | ({"bases": dict(bases)} if bases else {}), data=None)
 
 
 def _text(value: object) -> str:
@@ -101,7 +98,9 @@ def _show_data(config: DataConfig) -> Found | None:
         rows.append([cluster, str(len(own)), kind, f"{sum(examples[name] for name in own):,}", ", ".join(own)])
     counted = "examples" if local else "examples, at most"
     title = f"Data: {len(names)} tasks of {config.data}"
-    show_table(title, ["cluster", "tasks", "unseen by E", counted, "which"], rows, words=(2, 4))
+    show_table(title, ["cluster", "tasks", "unseen by E", counted, "which"], rows, words=(2, 4), only_result=True)
+    told = {name: {"cluster": clusters[name], "examples": examples[name], "seen": name in seen} for name in names}
+    result(data={"counted": local, "tasks": told})
     return Found(clusters, examples, local)
 
 
@@ -152,9 +151,7 @@ def _show_cost(
     except LorajaxError as error:
         say(f"cost: cannot be planned. {error}")
         return
-    for title in ("target", "memory of each device", "comparing hidden states", "study"):
-        if lines := sections[title]:
-            show_table(title, ["", "value", "where it is from"], [[line.name, line.text, line.basis] for line in lines])
+    show({title: sections[title] for title in ("target", "memory of each device", "comparing hidden states", "study")})
     if len(bases) > 1:
         say(f"for each of the {len(bases)} bases: {', '.join(bases)}")
 

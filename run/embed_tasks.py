@@ -9,6 +9,8 @@ clusters are apart. Prompts of one task share a template and lie together whatev
 hands the clusters' names to whole tasks at random, and the `across` scores look at neighbours of other tasks alone.
 
 Results, under `results/`: `embedding.nc`, `embedding_scores.csv`, `embedding_map.csv`.
+
+`--json`: `clusters`, rows of model, measure, layer, value, and mean, sd and p of the null model.
 """
 
 from __future__ import annotations
@@ -25,12 +27,13 @@ from analysis.clusters import ClusterScores, Score, cluster_scores, trustworthin
 from analysis.embedding import embed
 from lorajax.activations import States
 from lorajax.errors import LorajaxError
+from run.__main__ import cli
 from run.comparison import Comparison
 from run.lock import study_lock
 from run.observe import observe
 from run.subjects import HiddenConfig, Subject
 from run.task_results import Provenance, write, write_csv
-from run.terminal import command, say, show_table
+from run.terminal import command, progress, result, say, show_table, wrote
 from run.workbench import Workbench
 
 METHODS = ("pca", "tsne")
@@ -98,8 +101,13 @@ class EmbedObserver:
 
     def finish(self) -> xr.Dataset:
         """Draws and measures, and writes the result; or reads it where it is current."""
-        if self._whole:
-            return xr.load_dataset(self.file, engine="h5netcdf")
+        found = xr.load_dataset(self.file, engine="h5netcdf") if self._whole else self._made()
+        scores = found["score"].to_dataset("statistic").to_dataframe().reset_index()
+        result(clusters=scores[["model", "measure", "layer", *STATISTICS]])
+        wrote(self.file, *(self.file.with_name(f"embedding_{name}.csv") for name in ("scores", "map")))
+        return found
+
+    def _made(self) -> xr.Dataset:
         owners = np.concatenate([[t] * self._points[t][self.models[0]].shape[1] for t in self.tasks])
         clusters = np.array([self._subject.clusters[task] for task in owners])
         found = []
@@ -108,12 +116,12 @@ class EmbedObserver:
             say(f"  drawing {points.shape[1]} prompts in the layers of {model}")
             found.append(measure(points, clusters, owners, self._layers(model), self._options))
         joined = xr.concat(found, dim="model", join="outer").assign_coords(model=list(self.models))
-        result = joined.assign_coords(task=("point", owners), cluster=("point", clusters))
-        result.attrs["provenance"] = json.dumps(self.provenance())
-        write(result, self.file)
-        write_csv(result["score"], self.file.with_name("embedding_scores.csv"))
-        write_csv(result["map"], self.file.with_name("embedding_map.csv"))
-        return result
+        whole = joined.assign_coords(task=("point", owners), cluster=("point", clusters))
+        whole.attrs["provenance"] = json.dumps(self.provenance())
+        write(whole, self.file)
+        write_csv(whole["score"], self.file.with_name("embedding_scores.csv"))
+        write_csv(whole["map"], self.file.with_name("embedding_map.csv"))
+        return whole
 
     def _some(self, values: np.ndarray) -> np.ndarray:
         rows = np.random.default_rng(self._options.map_seed).permutation(values.shape[1])[: self._options.points]
@@ -142,13 +150,16 @@ def measure(
     trust = np.full((len(METHODS), L, len(STATISTICS)), np.nan)
     settings = {}
     k = min(options.neighbours, (n - 1) // 2)
-    for m, method in enumerate(METHODS):
-        for i in drawn:
-            made = embed(points[i], method, perplexity=options.perplexity, seed=options.map_seed)  # type: ignore[arg-type]
-            maps[m, i], settings[method] = made.points, dataclasses.asdict(made.settings)
-        if drawn:
-            score = trustworthiness(points[drawn], maps[m, drawn], k=k, permutations=20, seed=options.map_seed)
-            trust[m, drawn] = np.stack(score, axis=-1)
+    with progress() as bar:
+        line = bar.add_task("maps", total=len(METHODS) * len(drawn), note="")
+        for m, method in enumerate(METHODS):
+            for i in drawn:
+                made = embed(points[i], method, perplexity=options.perplexity, seed=options.map_seed)  # type: ignore[arg-type]
+                maps[m, i], settings[method] = made.points, dataclasses.asdict(made.settings)
+                bar.update(line, advance=1, note=f"{method}, {layers[i]}")
+            if drawn:
+                score = trustworthiness(points[drawn], maps[m, drawn], k=k, permutations=20, seed=options.map_seed)
+                trust[m, drawn] = np.stack(score, axis=-1)
     scores, names = _scores(points, usable, clusters, owners, options)
     return xr.Dataset(
         {
@@ -201,19 +212,19 @@ def embed_tasks(options: EmbedTasks, bench: Workbench | None = None) -> xr.Datas
         tasks = options.what.tasks(subject)
         observer = EmbedObserver(subject, tasks, options.what.hidden, options.embedding)
         observe(subject, tasks, options.what.hidden, [observer], save=options.what.save_activations)
-        result = observer.finish()
-    show(result)
-    return result
+        found = observer.finish()
+    show(found)
+    return found
 
 
-def show(result: xr.Dataset) -> None:
+def show(found: xr.Dataset) -> None:
     """Prints the scores at a few depths, each beside its mean under the null hypothesis."""
-    layers = [str(name) for name in result.layer.values]
+    layers = [str(name) for name in found.layer.values]
     depths = _spread(len(layers), 5)
     rows = []
-    for model in result.model.values:
+    for model in found.model.values:
         for measure in ("silhouette", "knn_purity_across", "nmi"):
-            own = result.score.sel(model=model, measure=measure)
+            own = found.score.sel(model=model, measure=measure)
             cells = []
             for i in depths:
                 value, mean, _, p = own.isel(layer=i).values
@@ -224,7 +235,14 @@ def show(result: xr.Dataset) -> None:
 
 def main() -> None:
     """Entry point of `python -m run.embed_tasks`."""
-    embed_tasks(tyro.cli(EmbedTasks, description=__doc__, prog="python -m run.embed_tasks"))
+    options = cli(
+        EmbedTasks,
+        prog="python -m run.embed_tasks",
+        description=__doc__,
+        example="studies/demo",
+        main=("tasks", "tokens", "layers", "points", "maps", "neighbours", "label_permutations", "perplexity"),
+    )
+    embed_tasks(options)
 
 
 if __name__ == "__main__":

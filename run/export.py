@@ -1,7 +1,9 @@
 """Writes a model as a Hugging Face folder that transformers loads: plain, or with one adapter merged into its weights.
 
-python -m run.export smollm2 OUT
-python -m run.export smollm2 OUT --adapter STUDY/adapters/E
+    python -m run.export smollm2 OUT
+    python -m run.export smollm2 OUT --adapter STUDY/adapters/E
+
+`--json` has `files` alone, the folder.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ import tyro
 from lorajax.lora.peft import load_adapter
 from lorajax.models.checkpoint import load
 from lorajax.models.weights import check_new_folder, save_hf
+from run.__main__ import cli
 from run.options import Dtype
-from run.terminal import command, say
+from run.terminal import command, say, wrote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +42,12 @@ def export(options: Export) -> None:
     checkpoint = load(options.model, dtype=jnp.dtype(options.dtype), say=say)
     adapter = None if options.adapter is None else load_adapter(options.adapter, checkpoint.model.config)[0]
     save_hf(checkpoint.model, options.out, tokenizer=checkpoint.tokenizer, adapter=adapter)
-    say(f"wrote {options.out}")
+    wrote(options.out)
 
 
 def main() -> None:
     """Entry point of `python -m run.export`."""
-    export(tyro.cli(Export, description=__doc__, prog="python -m run.export"))
+    export(cli(Export, prog="python -m run.export", description=__doc__, example="smollm2 exported"))
 
 
 if __name__ == "__main__":

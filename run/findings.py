@@ -100,7 +100,7 @@ def unseen_findings(tasks: Mapping[str, Mapping[str, Any]], ds: xr.Dataset) -> l
 
 
 def warnings(record: dict[str, Any], losses: pd.DataFrame | None, ds: xr.Dataset | None) -> dict[str, list[str]]:
-    """What a reader must know before believing the numbers, in sentences, by the section of the report they are about."""
+    """What a reader must know before believing the numbers: sentences, by the section of the report they are about."""
     said = {
         "layers": [] if ds is None else cka_warnings(record, ds),
         "learned": cut_warnings(record["data"]["tasks"]),

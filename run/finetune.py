@@ -8,50 +8,53 @@ and `results/losses.csv`. The same command again goes on where it stopped, and s
     python -m run.finetune STUDY --eval-only --adapter merged=FOLDER
 
 trains nothing and measures held-out losses, also of other PEFT folders: those go to `results/adapter_losses.csv`.
+
+`--json`: `losses`, rows of both files; `trained`, adapters; `failed`, the steps that others failed at, by name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import json
 import shutil
 import zlib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
 import jax
 import tyro
 
-from lorajax.data.batching import round_up
 from lorajax.distributed import DistributedConfig, from_first, is_first, start
 from lorajax.errors import LorajaxError
 from lorajax.files import write_text
 from lorajax.lora.adapter import take, with_classes
 from lorajax.lora.peft import save_adapter
 from lorajax.training.checkpoints import read_rows
-from lorajax.training.loop import Progress, train
+from lorajax.training.loop import train
 from lorajax.training.tracking import Kind, Tracker, open_trackers
 from run import recipes
 from run.lock import study_lock
-from run.losses import measure_losses
+from run.losses import OTHER, OWN, measure_losses
 from run.options import MULTI_TASK, StudyConfig, named_adapters
 from run.recipes import Recipe
 from run.study_folder import StudyFolder
-from run.terminal import command, console, duration, progress, say
-from run.workbench import Workbench
-
-T = TypeVar("T")
+from run.terminal import PartlyFailed, command, result, say, training_view, wrote
+from run.workbench import Workbench, even_groups
 
 #: In a group's folder: the names of its adapters, and those whose training failed, with the step.
 FLEET, FAILED = "fleet.json", "failed.json"
+
+#: Those that --help explains.
+MAIN_FLAGS = ("model", "recipe", "data", "tasks", "train_examples", "rank", "steps", "learning_rate")
 
 
 @dataclasses.dataclass(frozen=True)
 class Finetune:
     """Train LoRA adapters for many tasks over one frozen model, all of them in one compiled step."""
 
-    out: tyro.conf.Positional[Path]
+    out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="STUDY")]]
     """Folder of the study: made new, or gone on with."""
     config: tyro.conf.OmitArgPrefixes[StudyConfig] = StudyConfig()
     only: tuple[str, ...] = ()
@@ -99,6 +102,7 @@ def evaluate(options: FinetuneFlags, bench: Workbench | None = None) -> StudyFol
         if not others and not any(study.is_trained(name) for name in (MULTI_TASK, *bench.tasks)):
             raise LorajaxError(f"{study.path}: no adapter is trained yet: python -m run.finetune {study.path}")
         measure_losses(study, bench, others)
+        _tell(study)
         return study
 
 
@@ -126,14 +130,28 @@ def _finetune(options: Finetune, bench: Workbench) -> StudyFolder:
         train_group(study, bench, group, options)
     from_first(lambda: tidy(study))
     measure_losses(study, bench)
+    _tell(study)
     return study
 
 
+def _tell(study: StudyFolder) -> None:
+    """Tells the results there are, of this run and of earlier ones."""
+    if not is_first():
+        return
+    files = [file for file in (study.results / OWN, study.results / OTHER) if file.exists()]
+    trained = [name for name in (MULTI_TASK, *study.record["data"]["tasks"]) if study.is_trained(name)]
+    rows = [row for file in files for row in csv.DictReader(file.read_text("utf-8").splitlines())]
+    words = ("task", "cluster", "model", "adapter")
+    losses = [{k: v if k in words else float(v) if v else None for k, v in row.items()} for row in rows]
+    result(losses=losses, trained=trained, failed=failures(study))
+    wrote(*map(study.adapter, trained), *files)
+
+
 def complain(study: StudyFolder) -> None:
-    """Raises LorajaxError when training of an adapter failed."""
+    """Raises PartlyFailed when training of an adapter failed."""
     if failed := failures(study):
         told = ", ".join(f"{name!r} at step {step}" for name, step in failed.items())
-        raise LorajaxError(
+        raise PartlyFailed(
             f"{study.path}: the loss was no longer finite of adapter {told}; all others are trained. "
             "In a new study, try a lower --learning-rate, or --per-adapter NAME.learning_rate=..."
         )
@@ -191,36 +209,20 @@ def pending_groups(
     return groups, [name for name in missing if name not in taken]
 
 
-def even_groups(names: list[T], most: int, *, data: int = 1) -> list[list[T]]:
-    """`names` in groups of at most `most`: 11 in fleets of 10 are 6 and 5, not 10 and 1; if they can, in multiples of
-    the mesh's axis `data`, so that fleets are laid over it."""
-    each = -(-len(names) // -(-len(names) // most))
-    each = round_up(each, data) if round_up(each, data) <= most else each
-    return [names[i : i + each] for i in range(0, len(names), each)]
-
-
 def train_group(study: StudyFolder, bench: Workbench, names: list[str], options: Finetune) -> None:
     """Trains the adapters `names` as one fleet, and saves each as a PEFT folder."""
     config = bench.config
     folder = study.path / "training" / f"{names[0]}-{zlib.crc32(json.dumps(names).encode()):08x}"
     from_first(lambda: write_text(folder / FLEET, json.dumps(names)))
-    with progress() as bar:
-        line = bar.add_task("training", total=max(map(bench.steps, names)), note="compiling")
 
-        def report(now: Progress) -> None:
-            mean = sum(now.loss.values()) / len(now.loss)
-            note = f"loss {mean:.3f}  {now.tokens_per_second:,.0f} tokens/s  {duration(now.seconds_left)} left"
-            bar.update(line, completed=now.step, note=note)
-            if not console.is_terminal and (now.step % max(1, now.steps // 20) == 0 or now.step == 1):
-                say(f"  step {now.step}/{now.steps}  {note}")
+    def trackers(step: int) -> list[Tracker]:
+        if not is_first():
+            return []
+        name = f"{study.path.name} {names[0]} +{len(names) - 1}"
+        settings = {**study.record["config"], "adapters": names}
+        return open_trackers(options.track, folder, name=name, config=settings, resume_from=step, say=say)
 
-        def trackers(step: int) -> list[Tracker]:
-            if not is_first():
-                return []
-            name = f"{study.path.name} {names[0]} +{len(names) - 1}"
-            settings = {**study.record["config"], "adapters": names}
-            return open_trackers(options.track, folder, name=name, config=settings, resume_from=step, say=say)
-
+    with training_view(names, max(map(bench.steps, names))) as report:
         trained = train(
             bench.checkpoint.model,
             bench.fleet(names),
@@ -281,12 +283,16 @@ def from_recipe(recipe: Recipe) -> FinetuneFlags:
 
 def main() -> None:
     """Entry point of `python -m run.finetune`."""
-    options = recipes.cli(FinetuneFlags, from_recipe, description=__doc__, prog="python -m run.finetune")
+    options = recipes.cli(
+        FinetuneFlags,
+        from_recipe,
+        prog="python -m run.finetune",
+        description=__doc__,
+        example="studies/first --tasks capital_city film_reviews --steps 200",
+        main=(*MAIN_FLAGS, "batch_size", "fleet_size", "only", "eval_only"),
+    )
     start(options.processes)
-    if options.eval_only:
-        evaluate(options)
-    else:
-        complain(finetune(options))
+    evaluate(options) if options.eval_only else complain(finetune(options))
 
 
 if __name__ == "__main__":

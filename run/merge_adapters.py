@@ -11,6 +11,8 @@ share of the squared norm that is lost is told. OUT gets the adapter, and in `lo
 adapter there is replaced if it was merged too; anything else in OUT is left alone, with an error.
 
 One adapter with `--weights -1` is negated: a model that unlearns its task.
+
+`--json`: `rank`, `norm` and `discarded` share of the merged adapter; `modules`, the same of each.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from lorajax.files import fingerprint
 from lorajax.lora.merge import MergeConfig, Merged, merge_adapters
 from lorajax.lora.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from lorajax.models.named import config_of
-from run.terminal import command, say, show_table
+from run.__main__ import cli
+from run.terminal import command, result, show_table, wrote
 
 NOTES = "lorajax.json"
 
@@ -75,7 +78,7 @@ def merge(options: MergeAdapters) -> Merged:
     }
     save_adapter(merged.adapter, merged.lora, options.out, base=base, notes=notes)
     show(merged)
-    say(f"wrote {options.out}: {len(options.adapters)} adapters merged by {options.merge.method}")
+    wrote(options.out, note=f": {len(options.adapters)} adapters merged by {options.merge.method}")
     return merged
 
 
@@ -145,6 +148,12 @@ def show(merged: Merged) -> None:
     ]
     norm = np.sqrt(sum(norms.sum() for norms in merged.norms.values()))
     rows.append(["all", "", str(merged.lora.rank), f"{norm:.4g}", _percent(merged.discarded())])
+    modules = [
+        {"module": path, "rank": merged.adapter[path].a.shape[3]}
+        | {"norm": np.sqrt(norms.sum()), "discarded": merged.discarded(path)}
+        for path, norms in merged.norms.items()
+    ]
+    result(rank=merged.lora.rank, norm=norm, discarded=merged.discarded(), modules=modules)
     show_table("Merged update", ["module", "layers", "rank", "norm", "squared norm\ndiscarded"], rows)
 
 
@@ -178,7 +187,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Entry point of `python -m run.merge_adapters`."""
-    merge(tyro.cli(MergeAdapters, description=__doc__, prog="python -m run.merge_adapters"))
+    example = "merged studies/demo/adapters/capital_city studies/demo/adapters/arithmetic"
+    merge(cli(MergeAdapters, prog="python -m run.merge_adapters", description=__doc__, example=example))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from lorajax.errors import LorajaxError
 from lorajax.files import replacing
 from run.subjects import HiddenConfig, Subject
 from run.task_results import Provenance
-from run.terminal import console, progress, say
+from run.terminal import on_terminal, progress, say
 
 
 class Observer(Protocol):
@@ -63,7 +63,7 @@ def observe(
     with progress() as bar:
         line = bar.add_task("hidden states and measures", total=len(todo), note="")
         for i, task in enumerate(todo):
-            if not console.is_terminal:
+            if not on_terminal():
                 names = ", ".join(observer.name for observer in wanted[task])
                 say(f"  {names}: {task} ({i + 1} of {len(todo)})")
             bar.update(line, note=task)

@@ -6,12 +6,13 @@ No weights are needed or fetched. Without a target the step is compiled for this
 many virtual CPU devices; `--topology v5e:4x4` for a TPU, by its own compiler (libtpu), which needs none; `--accelerator
 h100` sizes the same program for a GPU by way of the CPU's compiler, which is an estimate. Every line says where it is
 from: computed by the compiler, counted by a formula, or assumed.
+
+`--json` has an object for each table: of each line `value` (bytes, operations, seconds, dollars) and `basis`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 
 import tyro
@@ -25,10 +26,11 @@ from lorajax.models.named import config_of
 from lorajax.models.quantize import Quantize
 from lorajax.training.config import TrainConfig
 from lorajax.training.flops import Flops, count_flops
+from run.__main__ import cli
 from run.options import Dtype
 from run.plan_sections import Line, comparison, memory, study, target, time, work
 from run.plan_target import Question, ask, check_topology
-from run.terminal import command, console, say, show_table
+from run.terminal import command, result, say, show_table
 
 #: Largest fleet that is looked for, unless --tasks says how many adapters there are.
 MOST = 64
@@ -76,8 +78,6 @@ class Plan:
     """Operations a second of one accelerator; 0 for the published dense bfloat16 peak."""
     price: float = 0.0
     """US dollars an hour for one accelerator; 0 for a list price."""
-    json: bool = False
-    """Print JSON in place of tables."""
 
     def __post_init__(self):
         for flag, value, least in (
@@ -163,23 +163,27 @@ def plan(options: Plan) -> dict[str, list[Line]]:
     }
 
 
-def to_json(sections: dict[str, list[Line]]) -> str:
-    """The same as JSON: section, name, then `value` (bytes, operations, seconds, dollars) and `basis`."""
-    tree = {t: {x.name: {"value": x.value, "basis": x.basis} for x in lines} for t, lines in sections.items()}
-    return json.dumps(tree, indent=2)
+def show(sections: dict[str, list[Line]]) -> None:
+    """Prints the sections as tables, and tells them as results."""
+    for title, lines in sections.items():
+        if lines:
+            rows = [[line.name, line.text, line.basis] for line in lines]
+            show_table(title, ["", "value", "where it is from"], rows, only_result=True)
+    result(**{t: {x.name: {"value": x.value, "basis": x.basis} for x in lines} for t, lines in sections.items()})
 
 
 def main() -> None:
     """Entry point of `python -m run.plan`."""
-    options = tyro.cli(Plan, description=__doc__, prog="python -m run.plan")
-    if options.json:
-        console.print(to_json(plan(options)), markup=False, soft_wrap=True)
-        return
+    options = cli(
+        Plan,
+        prog="python -m run.plan",
+        description=__doc__,
+        example="--model llama2-7b --accelerator h100 --dtype bfloat16",
+        main=("model", "fleet", "length", "tasks", "batch_size", "dtype", "mesh", "accelerator", "count", "topology"),
+    )
     say("compiling; a large model takes a minute or more for each program")
     found = plan(options)
-    for title, lines in found.items():
-        if lines:
-            show_table(title, ["", "value", "where it is from"], [[line.name, line.text, line.basis] for line in lines])
+    show(found)
     if any(line.name == "fits" and line.value is False for lines in found.values() for line in lines):
         say(f"It does not fit. Try, in this order: {', '.join(remedies(options))}.")
 

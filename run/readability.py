@@ -9,6 +9,8 @@ these with the same-layer CKA of `results/cka.nc` (python -m run.cka_all_layers)
 permutation of the tasks, for the layer alone and for all layers together. With few tasks the intervals are wide.
 
 Results, under `results/`: `readability.csv`, `readability_correlation.csv`.
+
+`--json`: `readability`, rows of readability.csv; `correlations`, those of readability_correlation.csv.
 """
 
 from __future__ import annotations
@@ -26,11 +28,12 @@ from analysis.correlation import LayerCorrelation, correlation_by_layer
 from analysis.readability import mean_readability
 from lorajax.errors import LorajaxError
 from lorajax.files import write_text
+from run.__main__ import cli
 from run.figures import same_layer
 from run.lock import study_lock
 from run.study_folder import StudyFolder
 from run.subjects import StudySubject
-from run.terminal import command, say, show_table
+from run.terminal import command, result, say, show_table, wrote
 from run.workbench import Workbench
 
 MEASURES = ("flesch_kincaid", "coleman_liau", "words", "train_examples")
@@ -72,7 +75,8 @@ def readability(options: Readability, bench: Workbench | None = None) -> pd.Data
         found = correlations(table, cka, options.readability)
         write_text(study.results / "readability_correlation.csv", found.to_csv(index=False, float_format="%.6g"))
     show(found, len(table), options.readability)
-    say(f"wrote {study.results / 'readability.csv'} and readability_correlation.csv")
+    result(readability=table, correlations=found)
+    wrote(study.results / "readability.csv", study.results / "readability_correlation.csv")
     return found
 
 
@@ -144,7 +148,8 @@ def show(found: pd.DataFrame, tasks: int, options: ReadabilityConfig) -> None:
 
 def main() -> None:
     """Entry point of `python -m run.readability`."""
-    readability(tyro.cli(Readability, description=__doc__, prog="python -m run.readability"))
+    options = cli(Readability, prog="python -m run.readability", description=__doc__, example="studies/demo")
+    readability(options)
 
 
 if __name__ == "__main__":

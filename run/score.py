@@ -15,7 +15,7 @@ and `results/generations.jsonl`, a line for each answer, so that scores can be l
 every task; what is there, of the same adapters and the same settings, is not done again.
 
 A base model that was never shown how an answer ends goes on until --max-new-tokens: its exact match is then 0, whatever
-it knows. The column `stopped` counts the answers that came to an end.
+it knows. The column `stopped` counts the answers that came to an end. `--json`: `scores`, rows of scores.csv.
 """
 
 from __future__ import annotations
@@ -39,16 +39,18 @@ from lorajax.lora.adapter import stack, zeros_like
 from lorajax.lora.peft import load_adapter
 from lorajax.models.kinds import decoder
 from lorajax.scores import exact_match, rouge_l, strict_match
+from run.__main__ import cli
 from run.lock import study_lock
 from run.options import MULTI_TASK, named_adapters
 from run.study_folder import StudyFolder, folder_fingerprint
-from run.terminal import command, console, progress, say, show_table
+from run.terminal import command, on_terminal, progress, result, say, show_table, wrote
 from run.workbench import Workbench
 
 SCORES_FILE, ANSWERS_FILE = "scores.csv", "generations.jsonl"
 MODELS = ("base", "E", "C")
 SCORES = {"exact_match": exact_match, "strict_match": strict_match, "rouge_l": rouge_l}
-COLUMNS = ["task", "cluster", "model", "n", *SCORES, "tokens", "stopped", "settings", "adapter"]
+NUMBERS = ["n", *SCORES, "tokens", "stopped"]
+COLUMNS = ["task", "cluster", "model", *NUMBERS, "settings", "adapter"]
 
 Key = tuple[str, str]  # task and model
 
@@ -113,7 +115,7 @@ def score(options: Score, bench: Workbench | None = None) -> StudyFolder:
             with progress() as bar:
                 line = bar.add_task("answers", total=sum(_count(study, task, options) for task in tasks), note="")
                 for i, task in enumerate(tasks):
-                    if not console.is_terminal:
+                    if not on_terminal():
                         say(f"  answers: {task} ({i + 1} of {len(tasks)})")
                     bar.update(line, note=task)
                     asked = {m: others.get(m, study.adapter(_adapter(task, m))) for m in models if (task, m) in missing}
@@ -121,8 +123,9 @@ def score(options: Score, bench: Workbench | None = None) -> StudyFolder:
                     for model, answers in zip(asked, given, strict=True):
                         known[task, model] = summarize(bench, task, model, answers, options, adapters[task, model])
                     _write(study, known)
-    show([known[key].row for key in wanted])
-    say(f"scores: {study.results / SCORES_FILE}, answers: {study.results / ANSWERS_FILE}")
+    show(rows := [known[key].row for key in wanted])
+    result(scores=[row | {name: float(row[name]) for name in NUMBERS} for row in rows])
+    wrote(study.results / SCORES_FILE, study.results / ANSWERS_FILE)
     return study
 
 
@@ -290,7 +293,7 @@ def _write(study: StudyFolder, known: Mapping[Key, Scored]) -> None:
 
 def main() -> None:
     """Entry point of `python -m run.score`."""
-    score(tyro.cli(Score, description=__doc__, prog="python -m run.score"))
+    score(cli(Score, prog="python -m run.score", description=__doc__, example="studies/demo"))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ For every task, over its held-out prompts, in every layer of base, E and the tas
 
 None of the ranks can exceed the number of prompts less one: compare tasks of different size with care; `n` is beside
 them. Results, under `results/`: `spectrum.nc`, `spectrum.csv`. Tasks that are done are not done again.
+
+`--json`: `spectrum`, rows of model, layer and the means over tasks of these measures.
 """
 
 from __future__ import annotations
@@ -30,12 +32,13 @@ import xarray as xr
 from analysis import spectrum as spectra
 from lorajax.activations import States
 from lorajax.errors import LorajaxError
+from run.__main__ import cli
 from run.comparison import Comparison
 from run.lock import study_lock
 from run.observe import observe
 from run.subjects import HiddenConfig, Subject
 from run.task_results import Provenance, TaskResults, write, write_csv
-from run.terminal import command, say, show_table
+from run.terminal import command, result, show_table, wrote
 from run.workbench import Workbench
 
 MEASURES = (*spectra.Summary._fields, "curvature")
@@ -94,6 +97,9 @@ class SpectrumObserver:
         joined = self.results.join({task: self.provenance(task) for task in self._subject.clusters})
         write(joined, self.results.path)
         write_csv(joined["spectrum"], self.results.path.with_suffix(".csv"))
+        means = joined["spectrum"].mean("task").to_dataset("measure").to_dataframe().reset_index()
+        result(spectrum=means[["model", "layer", *MEASURES]])
+        wrote(self.results.path, self.results.path.with_suffix(".csv"))
         return joined
 
     def _measure(self, model: str, states: States) -> xr.Dataset:
@@ -131,28 +137,34 @@ def spectrum(options: Spectrum, bench: Workbench | None = None) -> xr.Dataset:
         observer = SpectrumObserver(subject, options.what.hidden, options.spectrum)
         tasks = options.what.tasks(subject)
         observe(subject, tasks, options.what.hidden, [observer], save=options.what.save_activations)
-        result = observer.finish()
-    show(result, options.spectrum)
-    say(f"wrote {observer.results.path} and spectrum.csv")
-    return result
+        found = observer.finish()
+    show(found, options.spectrum)
+    return found
 
 
-def show(result: xr.Dataset, options: SpectrumConfig) -> None:
+def show(found: xr.Dataset, options: SpectrumConfig) -> None:
     """Prints the mean over tasks of the dimensions, at a few depths."""
-    layers = [str(name) for name in result.layer.values]
+    layers = [str(name) for name in found.layer.values]
     depths = sorted({round(i) for i in np.linspace(0, len(layers) - 1, 7)})
     rows = []
-    for model in result.model.values:
-        own = result.spectrum.sel(model=model, measure="dimensions").mean("task")
+    for model in found.model.values:
+        own = found.spectrum.sel(model=model, measure="dimensions").mean("task")
         cells = [own.isel(layer=i).item() for i in depths]
         rows.append([str(model), *("missing" if np.isnan(cell) else f"{cell:.1f}" for cell in cells)])
-    title = f"Dimensions for {options.share:.0%} of the variance, mean over {result.sizes['task']} tasks"
+    title = f"Dimensions for {options.share:.0%} of the variance, mean over {found.sizes['task']} tasks"
     show_table(title, ["", *(layers[i] for i in depths)], rows)
 
 
 def main() -> None:
     """Entry point of `python -m run.spectrum`."""
-    spectrum(tyro.cli(Spectrum, description=__doc__, prog="python -m run.spectrum"))
+    options = cli(
+        Spectrum,
+        prog="python -m run.spectrum",
+        description=__doc__,
+        example="studies/demo",
+        main=("tasks", "tokens", "layers", "share", "centre", "max_examples", "batch_size"),
+    )
+    spectrum(options)
 
 
 if __name__ == "__main__":

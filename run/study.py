@@ -7,6 +7,9 @@ It is `run.finetune`; then, in one pass over the hidden states, `run.cka_all_lay
 were found; then `run.compare_adapters`; then `run.report`. What is done is not done again, so the same command goes on
 after a crash, and after more is asked for. Those commands have more settings, and can be run again on the study by
 themselves.
+
+`--json` has what those commands have, and `report`, the page; of several bases all this is in `bases`, by name. With
+--dry-run: `settings`, `data` and what `run.plan` has.
 """
 
 from __future__ import annotations
@@ -22,10 +25,10 @@ from lorajax.data.jsonl import check_name
 from lorajax.errors import LorajaxError
 from run import cka_all_layers, embed_tasks, readability, recipes, report, spectrum
 from run.ablate_layers import AblateLayers, ablate_layers
-from run.compare_adapters import CompareAdapters, compare_adapters, is_compared
+from run.compare_adapters import CompareAdapters, compare_adapters, is_compared, tell
 from run.comparison import Comparison
 from run.dry_run import dry_run
-from run.finetune import Finetune, complain, failures, finetune
+from run.finetune import MAIN_FLAGS, Finetune, complain, failures, finetune
 from run.lock import study_lock
 from run.observe import observe
 from run.options import MULTI_TASK, StudyConfig
@@ -33,7 +36,7 @@ from run.recipes import Recipe
 from run.side_by_side import compare_studies
 from run.study_folder import StudyFolder
 from run.subjects import StudySubject
-from run.terminal import command, say
+from run.terminal import command, result, say, taken, wrote
 from run.workbench import Workbench
 
 
@@ -83,14 +86,17 @@ def study_bases(options: Study) -> None:
     """
     if (options.out / "study.json").exists():
         raise LorajaxError(f"{options.out}: is a study of one model; name another folder for several --bases")
-    folders, studies = {}, []
+    folders, studies, found = {}, [], {}
     for name, model in parse_bases(options.bases).items():
         say(f"base {name}: {model}")
         config = dataclasses.replace(options.config, model=model)
         folders[name] = options.out / name
         studies.append(study(dataclasses.replace(options, out=folders[name], config=config, bases=())))
+        found[name] = taken()
         gc.collect()  # the weights of one base at a time
-    say(f"report: {compare_studies(folders, options.out)[1].absolute()}")
+    page = compare_studies(folders, options.out)[1].absolute()
+    result(files=[file for own in found.values() for file in own["files"]], bases=found, report=page)
+    wrote(page.with_name("side_by_side.csv"), page)
     for done in studies:
         complain(done)
 
@@ -111,9 +117,13 @@ def study(options: Study) -> StudyFolder:
         measure(folder, bench)
         if options.ablation_examples:
             ablate(folder, bench, options.ablation_examples)
-        if not is_compared(folder):
+        if is_compared(folder):
+            tell(folder.path)
+        else:
             compare_adapters(CompareAdapters((str(folder.path),)))
-        say(f"report: {report.build(folder.path).absolute()}")
+        page = report.build(folder.path).absolute()
+        wrote(page)
+        result(report=page)
     return folder
 
 
@@ -178,7 +188,14 @@ def without_recipe_bases(options: Study) -> Study:
 
 def main() -> None:
     """Entry point of `python -m run.study`."""
-    options = recipes.cli(Study, from_recipe, description=__doc__, prog="python -m run.study")
+    options = recipes.cli(
+        Study,
+        from_recipe,
+        prog="python -m run.study",
+        description=__doc__,
+        example="studies/demo --recipe demo",
+        main=(*MAIN_FLAGS, "bases", "dry_run"),
+    )
     options = without_recipe_bases(options)
     if options.dry_run:
         dry_run(options.config, parse_bases(options.bases), options.out)

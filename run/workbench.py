@@ -7,14 +7,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from lorajax.data.batching import Stream, plan_layouts
+from lorajax.data.batching import Stream, plan_layouts, round_up
 from lorajax.data.classes import Classes, find_classes
 from lorajax.data.mixture import quotas
 from lorajax.data.prompts import Tokenized, first, join, pick
@@ -32,6 +32,8 @@ from lorajax.training.fleet import Fleet
 from run.options import MULTI_TASK, StudyConfig
 from run.task_loading import load_tasks, seen_by_multi_task
 from run.terminal import say
+
+T = TypeVar("T")
 
 
 def _set_aside(task: Task, examples: Tokenized, count: int, *, seed: int) -> tuple[Tokenized, Tokenized]:
@@ -71,6 +73,14 @@ def base_bytes(model: Config, config: StudyConfig) -> int:
 def _absolute(name: str) -> str:
     """A path that exists as an absolute one, so that the study can be gone on with from anywhere; else `name`."""
     return str(Path(name).expanduser().absolute()) if Path(name).expanduser().exists() else name
+
+
+def even_groups(names: list[T], most: int, *, data: int = 1) -> list[list[T]]:
+    """`names` in groups of at most `most`: 11 in fleets of 10 are 6 and 5, not 10 and 1; if they can, in multiples of
+    the mesh's axis `data`, so that fleets are laid over it."""
+    each = -(-len(names) // -(-len(names) // most))
+    each = round_up(each, data) if round_up(each, data) <= most else each
+    return [names[i : i + each] for i in range(0, len(names), each)]
 
 
 @dataclasses.dataclass(frozen=True)

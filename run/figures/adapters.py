@@ -234,12 +234,13 @@ def projection_heatmaps(table: pd.DataFrame, places: pd.DataFrame, shown: tuple[
     """
     ordered = [str(name) for name in places.sort_values("order").name]
     labels = [short(name, 22) for name in _plain(ordered)]
-    there = [name for name in shown if (table.projection == name).any()]
+    there = [name for name in shown if (table.projection == name).any()] or list(table.projection.unique()[:1])
     figure = Figure(figsize=(PAGE, PAGE / 2 + 0.4), layout="constrained")
     row = figure.subplots(1, len(there), sharey=True, squeeze=False)[0]
     size = min(6.5, 130 / len(ordered))
     for axes, name in zip(row, there, strict=True):
         own = table[table.projection == name].pivot(index="task_i", columns="task_j", values="value")
+        own = own.apply(pd.to_numeric, errors="coerce")  # a missing value is an empty cell
         axes.set_facecolor(MISSING["facecolor"])
         image = axes.imshow(own.reindex(index=ordered, columns=ordered), cmap="viridis", interpolation="nearest")
         axes.set_title({"rec": "REC", "lp": "Lp"}.get(name, name.replace("_", " ")))

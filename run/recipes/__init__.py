@@ -19,9 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tyro
-
 from lorajax.errors import LorajaxError
+from run import __main__ as command_line
 
 FOLDER = Path(__file__).parent
 KEYS = {"about": str, "sizes": str, "accelerator": str, "flags": dict}
@@ -76,16 +75,24 @@ def load(name: str) -> Recipe:
     )
 
 
-def cli(kind: type[T], defaults: Callable[[Recipe], T], *, prog: str, description: str | None) -> T:
+def cli(
+    kind: type[T],
+    defaults: Callable[[Recipe], T],
+    *,
+    prog: str,
+    description: str | None,
+    example: str = "",
+    main: Sequence[str] | None = None,
+) -> T:
     """The command line as an instance of `kind`, whose defaults are those of `--recipe` where one is named.
 
     Args:
       defaults: an instance with the settings of a recipe.
+      example, main: see `run.__main__.cli`.
     """
     name = _asked_for(sys.argv[1:])
-    if name is None:
-        return tyro.cli(kind, prog=prog, description=description)
-    return tyro.cli(kind, prog=prog, description=description, default=defaults(load(name)))
+    default = None if name is None else defaults(load(name))
+    return command_line.cli(kind, prog=prog, description=description, example=example, main=main, default=default)
 
 
 def _asked_for(arguments: Sequence[str]) -> str | None:

@@ -5,6 +5,7 @@ import html
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from run.__main__ import COMMANDS
 from run.compare_adapters import is_compared
 from run.finetune import Finetune, even_groups, pending_groups
 from run.options import StudyConfig
+from run.page.contents import FIGURES
 from run.study_folder import StudyFolder
 from tests.tiny import TINY, tiny_checkpoint
 
@@ -67,7 +69,9 @@ def test_study_holds_what_it_says(done):
     assert [(row["task"], row["model"]) for row in losses] == [(t, m) for t in TASKS for m in "EC"]
     assert all(float(row["after"]) < float(row["before"]) for row in losses)
     page = (done / "report.html").read_text()
-    assert all(f'id="{figure.stem}"' in page for figure in (done / "figures").iterdir())
+    # Three tasks are too few for correlations, two blocks too few for bands.
+    absent = {"readability", "ablation", "published_curves", "published_projections"}
+    assert set(re.findall(r'<figure class="plot" id="(\w+)"', page)) == FIGURES.keys() - absent
     assert "By their adapters' weights, the nearest tasks are" in html.unescape(page)
     assert {p.suffix for p in (done / "figures").iterdir()} == {".svg"}
     assert not [p for p in done.rglob("*") if p.name.startswith(".")]  # nothing half-written

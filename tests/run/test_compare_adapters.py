@@ -169,6 +169,7 @@ def test_figures(done):
         "adapter_layer_heatmaps",
         "adapter_map",
         "adapter_tree",
+        "projections",
     }
     assert "c2" in (out / "figures" / "adapter_tree.svg").read_text()
 

@@ -198,7 +198,7 @@ class TestEvaluating:
     def test_eval_only_from_the_command_line(self, made, copy, capsys):
         shutil.rmtree(copy / "results")
         run(finetune, copy, "--eval-only", "--adapter", f"merged={made[2]}")
-        table = [line.split() for line in capsys.readouterr().out.splitlines() if "arithmetic" in line][-1]
+        table = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("arithmetic")][-1]
         for name in ("losses.csv", "adapter_losses.csv"):
             found, want = losses(copy, name), losses(made[0], name)
             assert list(found) == list(want)
@@ -206,7 +206,7 @@ class TestEvaluating:
                 assert float(row["after"]) == pytest.approx(float(want[key]["after"]), abs=1e-5)
                 assert row["adapter"] == want[key]["adapter"]
         shown = [f"{float(losses(copy)['arithmetic', 'merged'][column]):.3f}" for column in ("before", "after")]
-        assert [table[3], table[-2]] == shown
+        assert [table[1], table[-1]] == shown
         assert not (copy / "training").exists()
         assert not (copy / "metrics.jsonl").exists()
 

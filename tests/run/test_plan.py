@@ -17,6 +17,7 @@ from lorajax.training.capacity import FITS, Setup, abstract_model, measure
 from lorajax.training.config import TrainConfig
 from lorajax.training.flops import count_flops
 from run import plan as command
+from run import terminal
 from run.plan import Plan, plan
 from run.plan_target import check_libtpu
 from tests.tiny import TINY, tiny_checkpoint
@@ -36,7 +37,8 @@ def run(*arguments) -> None:
     """Runs the command in this process, as from its command line."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["plan", *map(str, arguments)])
-        command.main()
+        patch.setattr(terminal, "keep_compiled_programs", lambda: None)  # those of tests are kept elsewhere
+        terminal.command(command.main)
 
 
 def test_comparing_the_hidden_states_of_the_papers_study():
@@ -55,6 +57,7 @@ def test_a_plan_for_two_virtual_devices_is_the_step_compiled_here(model, capsys)
     flags = ["--devices", 2, "--mesh", "fsdp=2", "--tasks", 4, "--peak", 1e9, "--price", 2, "--no-search", "--json"]
     run("--model", model, *FLAGS, *flags)
     found = json.loads(capsys.readouterr().out)
+    assert found.pop("files") == []
     mesh = make_mesh(fsdp=2)
     setup = Setup(
         abstract_model(config_of(str(model)), mesh), LORA, TRAIN, Plan(length=16, answers=8, train=TRAIN).layout, mesh
