@@ -3,12 +3,13 @@
 # make faults a study killed, stopped and starved of disk at random, in one process and in two; takes long
 # make recipes the published recipes at small scale, on real data; takes most of an hour
 # make check  style and types
+# make docs   the pages in docs/ as a site, in site/
 PYTHON ?= python3
 VENV   ?= .venv
 STUDY  ?= studies/demo
 RUN     = $(VENV)/bin/python -m
 
-.PHONY: demo test faults recipes check clean
+.PHONY: demo test faults recipes check docs clean
 
 demo: $(VENV)/.installed
 	$(RUN) run.study $(STUDY) --recipe demo
@@ -25,6 +26,9 @@ recipes: $(VENV)/.test-installed
 check: $(VENV)/.test-installed
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
 
+docs: $(VENV)/.docs-installed
+	$(RUN) mkdocs build --strict
+
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) pip install --quiet --editable '.[gguf,readability]'
@@ -34,6 +38,11 @@ $(VENV)/.installed: pyproject.toml
 $(VENV)/.test-installed: pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) pip install --quiet --editable '.[dev]' --constraint tests/constraints.txt
+	touch $@
+
+$(VENV)/.docs-installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --editable '.[docs,gguf,readability]'
 	touch $@
 
 clean:

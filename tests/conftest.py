@@ -52,13 +52,14 @@ def pytest_unconfigure(config):
 @pytest.hookimpl(tryfirst=True)  # before `-m` is looked at
 def pytest_collection_modifyitems(config, items):
     # Modules with long fixtures first: what idle workers take over from others is then without any.
-    order = ("run", "faults", "recipes", "parity", "lorajax", "analysis")
-    items.sort(key=lambda item: order.index(item.path.relative_to(TESTS).parts[0]))
+    order = ("run", "browser", "docs", "faults", "recipes", "parity", "lorajax", "analysis")
+    rooms = {item: item.path.relative_to(TESTS).parts[0] for item in items}
+    items.sort(key=lambda item: order.index(rooms[item]) if rooms[item] in order else len(order))
     seen: dict[str, int] = {}
     for item in items:
         function = item.nodeid.split("[")[0]
         seen[function] = seen.get(function, 0) + 1
-        if seen[function] > EVERYDAY_CASES and item.path.relative_to(TESTS).parts[0] in ("parity", "analysis"):
+        if seen[function] > EVERYDAY_CASES and rooms[item] in ("parity", "analysis"):
             item.add_marker(pytest.mark.slow)
     if config.getoption("--one-of-each"):
         first = {item.nodeid.split("[")[0]: item for item in reversed(items)}
