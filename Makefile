@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 STUDY  ?= studies/demo
+MARKS  ?= not slow and not gpu and not long
 RUN     = $(VENV)/bin/python -m
 
 .PHONY: demo test faults recipes check docs clean
@@ -15,7 +16,7 @@ demo: $(VENV)/.installed
 	$(RUN) run.study $(STUDY) --recipe demo
 
 test: $(VENV)/.test-installed
-	$(RUN) pytest -n 2 --dist worksteal -m "not slow and not gpu and not long"
+	$(RUN) pytest -n 2 --dist worksteal -m "$(MARKS)"
 
 faults: $(VENV)/.test-installed
 	$(RUN) pytest -s tests/faults

@@ -8,6 +8,8 @@ const plots = {};
 const figures = new Map();
 const CONFIG = { displayModeBar: false, responsive: true, showTips: false, doubleClick: "reset" };
 const MOST_LISTED = 1000;
+const CURVES = 440; // pixels that figures of curves are high at most; others have as many as their names need
+const ON_PAPER = 0.8; // of which, on paper: two figures and what is said of them are then on one page
 const coarse = window.matchMedia("(pointer: coarse)");
 
 const escapeText = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
@@ -112,6 +114,7 @@ class Figure {
     this.traces = traces;
     this.place = null;
     if (printing) layout.width = Math.min(width, layout.width ?? width);
+    if (printing && layout.height < CURVES) layout.height *= ON_PAPER;
     layout.autosize = layout.width === undefined;
     if (coarse.matches) layout.dragmode = false; // a finger scrolls the page
     const rest = traces.map(({ rows, ...trace }) => trace);
