@@ -33,7 +33,7 @@ def alone(model, pair, prompts):
     return [[model(p[None, None], a, collect=lambda h: h[0, 0]).states for a in one] for p in prompts]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5, 8])
+@pytest.mark.parametrize("batch_size", [2, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 5, 8))])
 def test_last_token(model, pair, prompts, batch_size):
     states = HiddenStates(model, batch_size=batch_size, pad=0)(pair, prompts)
     assert states.values.shape == (2, 5, 5, 32)

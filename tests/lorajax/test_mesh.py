@@ -48,15 +48,13 @@ def trained(folder, mesh, names, out):
     return adapter, losses(out), held
 
 
-EVERYDAY = [("Eabc", (2, 2, 2))]
-REST = [("a", (2, 4, 1)), ("Eabc", (4, 2, 1)), ("Eabc", (1, 2, 4)), ("a", (2, 2, 2))] + [
+CASES = [("Eabc", (2, 2, 2)), ("a", (2, 4, 1)), ("Eabc", (4, 2, 1)), ("Eabc", (1, 2, 4)), ("a", (2, 2, 2))] + [
     (names, sizes) for names in ("Eabc", "a") for sizes in ((8, 1, 1), (1, 8, 1), (1, 1, 4), (2, 1, 4), (1, 4, 2))
 ]
 
 
-@pytest.mark.parametrize(
-    ("names", "sizes"), EVERYDAY + [pytest.param(*case, marks=pytest.mark.slow) for case in REST], ids=str
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("names", "sizes"), CASES, ids=str)
 def test_any_mesh_gives_the_numbers_of_one_device(folder, alone, tmp_path, sizes, names):
     """Fleet over `data` where it divides (4 over 2 or 4), rows of a lone adapter over data x fsdp; losses to 1e-4."""
     mesh = make_mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2])

@@ -404,6 +404,7 @@ class TestTraining:
         assert_same(again.adapter, whole.adapter)
         assert (tmp_path / "whole/metrics.jsonl").read_text() == (tmp_path / "killed/metrics.jsonl").read_text()
 
+    @pytest.mark.slow
     def test_it_learns(self, encoder, tmp_path):
         """Every label of the training data, by heart; and what is taken for what is counted."""
         settings = TrainConfig(steps=80, batch_size=10, learning_rate=1e-2)

@@ -42,6 +42,7 @@ def test_one_of_a_fleet_equals_it_alone(model, config, tmp_path):
     assert min(moved) > 1e-3
 
 
+@pytest.mark.slow
 def test_dropout_changes_the_result(model, config, tmp_path):
     """Otherwise the test above would hold without any dropout."""
     a, b = (train(model, fleet_of(config, ["a"]), QUICK, tmp_path / str(r), dropout=r).adapter for r in (0.0, 0.1))

@@ -86,8 +86,8 @@ def losses(folder):
 
 def test_layer_by_layer(tmp_path):
     flags = ["--recipe", "layer-by-layer", "--data", str(PACK / "tasks"), "--tasks", *INSTRUCTIONS]
-    flags += ["--steps", "10", "--learning-rate", "1e-3", "--train-examples", "160", "--test-examples", "40"]
-    tasks, page = study(tmp_path / "s", *flags, "--max-length", "320", "--max-answer", "64")
+    flags += ["--steps", "6", "--learning-rate", "3e-3", "--train-examples", "96", "--test-examples", "24"]
+    tasks, page = study(tmp_path / "s", *flags, "--max-length", "160", "--max-answer", "32")
     assert {fact["cluster"] for fact in tasks.values()} == set(CLUSTERS)
     assert len(tasks) == len(INSTRUCTIONS) >= 24
     assert {name for name, fact in tasks.items() if not fact["seen"]} == {"blimp", "cola"}
@@ -111,8 +111,8 @@ def test_task_vectors(tmp_path):
     own = [{"document": ids[row["doc"]], "summary": row["targets"][0]} for row in rows if row["doc"] in ids]
     (documents / "summaries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
     flags = ["--recipe", "task-vectors", "--bases", "--data", f"conll2012:{documents}", "--tasks", *LINGUISTIC]
-    flags += ["--steps", "8", "--learning-rate", "1e-3", "--train-examples", "60", "--test-examples", "20"]
-    flags += ["--evaluate-every", "0", "--patience", "0", "--max-length", "448", "--max-answer", "128"]
+    flags += ["--steps", "6", "--learning-rate", "3e-3", "--train-examples", "48", "--test-examples", "16"]
+    flags += ["--evaluate-every", "0", "--patience", "0", "--max-length", "320", "--max-answer", "96"]
     tasks, page = study(tmp_path / "s", *flags)
     assert set(tasks) == set(LINGUISTIC)
     change = losses(tmp_path / "s")

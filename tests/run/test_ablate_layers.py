@@ -218,6 +218,7 @@ def test_losses_of_examples_are_kept(measured, results):
         np.testing.assert_allclose(loss, results["loss"].sel(task=task, model=model), rtol=1e-12)
 
 
+@pytest.mark.slow
 class TestWhatIsDoneAgain:
     def test_nothing(self, copy, capsys, monkeypatch):
         before = load(copy)

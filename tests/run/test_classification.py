@@ -16,8 +16,20 @@ from lorajax.lora.adapter import head_of
 from lorajax.lora.peft import load_adapter
 from lorajax.models.checkpoint import load
 from lorajax.training.stopping import Stopped
-from run import ablate_layers, cka_all_layers, compare_adapters, export, finetune, merge_adapters, score, study
+from run import (
+    ablate_layers,
+    cka_all_layers,
+    compare_adapters,
+    export,
+    finetune,
+    merge_adapters,
+    score,
+    study,
+    terminal,
+)
 from tests.tiny_encoder import TINY_ENCODER, tiny_encoder, tiny_tasks
+
+pytestmark = pytest.mark.slow
 
 LABELS = {
     "mnli": ["contradiction", "entailment", "neutral"],
@@ -128,14 +140,14 @@ def test_peft_loads_them_and_gives_the_same_logits(done, inputs, name):
 
 def test_a_stopped_training_goes_on_to_the_same_adapters(done, inputs, tmp_path, monkeypatch):
     """To the bit, heads included."""
-    said = finetune.say
+    said = terminal.say
 
     def stop(text):
         said(text)
         if "step 3/6" in text:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(finetune, "say", stop)
+    monkeypatch.setattr(terminal, "say", stop)
     with pytest.raises(Stopped):
         run(finetune, tmp_path / "s", *inputs, *FLAGS)
     assert not (tmp_path / "s" / "adapters").exists()

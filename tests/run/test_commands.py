@@ -425,6 +425,7 @@ def test_help_teaches(name, monkeypatch, capsys):
         assert "default" in told
 
 
+@pytest.mark.slow
 def test_a_command_has_two_names():
     plain = subprocess.run([sys.executable, "-m", "run.report", "--help"], capture_output=True, text=True, check=True)
     script = subprocess.run(

@@ -197,6 +197,7 @@ def test_chosen_modules_layers_and_names(planted, tmp_path):
     assert not (tmp_path / "results" / "projection.csv").exists()
 
 
+@pytest.mark.slow
 def test_missing_updates_are_named_and_the_rest_is_computed(planted, tmp_path, capsys):
     """A zero update, one that is not finite, an adapter of one module and of another rank."""
     for name, change in {"zero": 0.0, "broken": np.nan, "narrow": None, "whole": 1.0}.items():

@@ -53,6 +53,7 @@ def test_comparing_the_hidden_states_of_the_papers_study():
     assert lines["on disk"] < 1e8
 
 
+@pytest.mark.slow
 def test_a_plan_for_two_virtual_devices_is_the_step_compiled_here(model, capsys):
     flags = ["--devices", 2, "--mesh", "fsdp=2", "--tasks", 4, "--peak", 1e9, "--price", 2, "--no-search", "--json"]
     run("--model", model, *FLAGS, *flags)

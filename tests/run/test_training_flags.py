@@ -30,6 +30,7 @@ def rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_single_adapters_have_their_own_settings(model, tmp_path):
     """Steps, learning rate and rank of one adapter; the others are what they are without."""
     own = ["arithmetic.steps=2", "arithmetic.rank=1", "arithmetic.alpha=4", "capital*.learning_rate=1e-3"]
