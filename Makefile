@@ -1,7 +1,7 @@
 # make demo   the main job on the built-in default, end to end; names the report it wrote
 # make test   the tests
 # make faults a study killed, stopped and starved of disk at random, in one process and in two; takes long
-# make recipes the published recipes at small scale, on real data; takes most of an hour
+# make recipes the published recipes at small scale, on real data; takes an hour or more
 # make check  style and types
 # make docs   the pages in docs/ as a site, in site/
 PYTHON ?= python3

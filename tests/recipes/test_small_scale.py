@@ -1,4 +1,4 @@
-"""The published recipes from one command to their report, on SmolLM2 and real data: `make recipes`, about an hour.
+"""The published recipes from one command to their report, on SmolLM2 and real data: `make recipes`, an hour or more.
 
 What the recipes say is kept but for the model, the data that are there, and how long and on how much is trained. What
 was found is printed as it was found: nothing here asks for a result of the papers.
@@ -86,8 +86,8 @@ def losses(folder):
 
 def test_layer_by_layer(tmp_path):
     flags = ["--recipe", "layer-by-layer", "--data", str(PACK / "tasks"), "--tasks", *INSTRUCTIONS]
-    flags += ["--steps", "6", "--learning-rate", "3e-3", "--train-examples", "96", "--test-examples", "24"]
-    tasks, page = study(tmp_path / "s", *flags, "--max-length", "160", "--max-answer", "32")
+    flags += ["--steps", "6", "--learning-rate", "3e-3", "--train-examples", "96", "--test-examples", "16"]
+    tasks, page = study(tmp_path / "s", *flags, "--max-length", "160", "--max-answer", "32", "--ablation-examples", "6")
     assert {fact["cluster"] for fact in tasks.values()} == set(CLUSTERS)
     assert len(tasks) == len(INSTRUCTIONS) >= 24
     assert {name for name, fact in tasks.items() if not fact["seen"]} == {"blimp", "cola"}
@@ -113,6 +113,7 @@ def test_task_vectors(tmp_path):
     flags = ["--recipe", "task-vectors", "--bases", "--data", f"conll2012:{documents}", "--tasks", *LINGUISTIC]
     flags += ["--steps", "6", "--learning-rate", "3e-3", "--train-examples", "48", "--test-examples", "16"]
     flags += ["--evaluate-every", "0", "--patience", "0", "--max-length", "320", "--max-answer", "96"]
+    flags += ["--ablation-examples", "6"]
     tasks, page = study(tmp_path / "s", *flags)
     assert set(tasks) == set(LINGUISTIC)
     change = losses(tmp_path / "s")
