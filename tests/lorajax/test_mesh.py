@@ -49,7 +49,7 @@ def trained(folder, mesh, names, out):
 
 
 CASES = [("Eabc", (2, 2, 2)), ("a", (2, 4, 1)), ("Eabc", (4, 2, 1)), ("Eabc", (1, 2, 4)), ("a", (2, 2, 2))] + [
-    (names, sizes) for names in ("Eabc", "a") for sizes in ((8, 1, 1), (1, 8, 1), (1, 1, 4), (2, 1, 4), (1, 4, 2))
+    *(("Eabc", (8, 1, 1)), ("a", (1, 8, 1)), ("Eabc", (2, 1, 4)), ("a", (1, 4, 2)), ("a", (1, 1, 4)))
 ]
 
 
