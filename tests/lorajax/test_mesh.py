@@ -48,8 +48,9 @@ def trained(folder, mesh, names, out):
     return adapter, losses(out), held
 
 
-CASES = [("Eabc", (2, 2, 2)), ("a", (2, 4, 1)), ("Eabc", (4, 2, 1)), ("Eabc", (1, 2, 4)), ("a", (2, 2, 2))] + [
-    *(("Eabc", (8, 1, 1)), ("a", (1, 8, 1)), ("Eabc", (2, 1, 4)), ("a", (1, 4, 2)), ("a", (1, 1, 4)))
+CASES = [
+    *(("Eabc", sizes) for sizes in ((2, 2, 2), (4, 2, 1), (1, 2, 4), (8, 1, 1), (2, 1, 4))),
+    *(("a", sizes) for sizes in ((2, 4, 1), (2, 2, 2), (1, 8, 1), (1, 4, 2), (1, 1, 4))),
 ]
 
 
