@@ -1,12 +1,13 @@
 # make demo   the main job on the built-in default, end to end; names the report it wrote
 # make test   the tests
 # make faults a study killed, stopped and starved of disk at random, in one process and in two; takes long
-# make recipes the published recipes at small scale, on real data; takes an hour or more
+# make recipes the published recipes at small scale, on real data, in $(RECIPES); takes an hour or more, and can go on later
 # make check  style and types
 # make docs   the pages in docs/ as a site, in site/
 PYTHON ?= python3
 VENV   ?= .venv
 STUDY  ?= studies/demo
+RECIPES ?= studies/recipes
 MARKS  ?= not slow and not gpu and not long
 RUN     = $(VENV)/bin/python -m
 
@@ -22,7 +23,7 @@ faults: $(VENV)/.test-installed
 	$(RUN) pytest -s tests/faults
 
 recipes: $(VENV)/.test-installed
-	$(RUN) pytest -s -m long tests/recipes
+	LORAJAX_RECIPES=$(RECIPES) $(RUN) pytest -s -m long tests/recipes
 
 check: $(VENV)/.test-installed
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
