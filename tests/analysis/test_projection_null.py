@@ -164,6 +164,7 @@ def test_one_direction_cannot_be_permuted():
 PAIRS = np.triu_indices(24, 1)
 
 
+@pytest.mark.slow
 def test_p_values_of_null_data_are_uniform():
     """Of all pairs of 24 unrelated tasks, either way round; in one place, and of the mean over three."""
     given = unrelated(np.random.default_rng(1), N=24)

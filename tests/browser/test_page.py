@@ -33,7 +33,7 @@ def narrow(browser, study):
         yield page
 
 
-@pytest.fixture(params=["page", "dark", "narrow"])
+@pytest.fixture(params=["page", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dark", "narrow"))])
 def look(request) -> Report:
     """The report of `study` in each of its looks."""
     return request.getfixturevalue(request.param)

@@ -36,6 +36,7 @@ def given(tmp_path, tiny):
     return {"README.md": readme, "docs/tutorial.md": tutorial, "docs/how-to/adapters-from-the-hub.md": hub}
 
 
+@pytest.mark.everyday_cases(2)
 @pytest.mark.parametrize("page", SNIPPETS)
 def test_snippets_run(page, tmp_path, monkeypatch, capsys, given):
     monkeypatch.chdir(tmp_path)

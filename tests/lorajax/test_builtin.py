@@ -343,6 +343,7 @@ def test_cities_are_in_their_countries() -> None:
     assert not asked[0] & asked[1]
 
 
+@pytest.mark.slow
 def test_continents_and_currencies() -> None:
     from babel.numbers import get_territory_currencies
 
@@ -516,6 +517,7 @@ def test_punctuation_is_all_that_was_missing() -> None:
         assert e.targets[0][-1] in ".?"
 
 
+@pytest.mark.slow
 def test_plurals_are_those_of_inflect_but_for_its_errors() -> None:
     import inflect
 

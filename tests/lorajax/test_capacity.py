@@ -59,6 +59,7 @@ def checkpoint(tmp_path_factory):
     return tiny_checkpoint(tmp_path_factory.mktemp("capacity") / "model")
 
 
+@pytest.mark.everyday_cases(1)
 @pytest.mark.parametrize(
     ("sizes", "quantize"), [({}, "none"), ({"data": 2, "fsdp": 2}, "none"), ({"fsdp": 2, "tensor": 2}, "int8")]
 )
@@ -101,6 +102,7 @@ def test_memory_is_that_of_the_step_with_real_arrays(checkpoint):
     assert found.total == sum(dataclasses.asdict(found).values())
 
 
+@pytest.mark.everyday_cases(1)
 @pytest.mark.parametrize(
     ("remat", "sizes"), [("none", {}), ("products", {"data": 2, "fsdp": 2}), ("block", {"data": 2, "fsdp": 2})]
 )
@@ -116,6 +118,7 @@ def test_rows_are_rounded_up_to_the_mesh():
     assert made.layout_for(3).rows == 12  # three adapters do not divide over data: rows over both
 
 
+@pytest.mark.everyday_cases(1)
 @pytest.mark.parametrize(
     ("remat", "targets", "accumulate"),
     [("none", ("q_proj", "v_proj"), 1), ("products", ("all-linear",), 1), ("block", ("o_proj", "down_proj"), 2)],

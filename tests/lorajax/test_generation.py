@@ -220,6 +220,7 @@ class TestSampling:
         assert p_value(0.7) > 0.01
         assert p_value(1.0) < 1e-6  # what is tested would show a wrong temperature
 
+    @pytest.mark.everyday_cases(1)
     @pytest.mark.parametrize(("top_k", "top_p"), [(3, 1.0), (0, 0.6), (5, 0.7)])
     def test_frequencies_of_what_is_left(self, eleven, top_k, top_p):
         model, prompt, logits = eleven

@@ -183,6 +183,7 @@ def test_nf4_agrees_with_bitsandbytes():
 
 
 @needs_qwix
+@pytest.mark.everyday_cases(1)
 @pytest.mark.parametrize("kind", KINDS)
 class TestModel:
     def test_is_the_model_with_decoded_kernels(self, kind, model, config, tokens):

@@ -141,6 +141,7 @@ class TestEncoder:
         np.testing.assert_array_equal(both.states[-1], both.hidden)
         assert np.abs(both.hidden - encoder(tokens).hidden).max() > 0.05
 
+    @pytest.mark.everyday_cases(1)
     @pytest.mark.parametrize("kind", ["int8", "nf4"])
     def test_quantised(self, kind, tmp_path):
         """As far from the model as rounding takes it, in every block: and no farther."""

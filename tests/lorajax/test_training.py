@@ -71,14 +71,15 @@ def usual(model, config, tmp_path_factory):
     return laid_out(model, config, tmp_path_factory.mktemp("usual") / "a")
 
 
+@pytest.mark.everyday_cases(1)
 @pytest.mark.parametrize(
     "other",
     [
-        {"packing": False},
         {"accumulate": 3, "packing": False},
-        pytest.param({"remat": "none"}, marks=pytest.mark.slow),
-        pytest.param({"accumulate": 2}, marks=pytest.mark.slow),
-        pytest.param({"remat": "block"}, marks=pytest.mark.slow),
+        {"packing": False},
+        {"remat": "none"},
+        {"accumulate": 2},
+        {"remat": "block"},
     ],
     ids=str,
 )
@@ -351,6 +352,7 @@ def test_gradient_in_bfloat16_where_the_model_is_sure(sure):
     assert float(off.max()) < 0.02, off
 
 
+@pytest.mark.everyday_cases(1)
 @pytest.mark.parametrize("untied", [False, True])
 def test_no_full_logits_in_the_program(untied):
     """No array of the compiled step is as large as `[B, T, V]`."""

@@ -139,6 +139,7 @@ def test_again_does_nothing(done, model, capsys):
     assert {p: p.stat().st_mtime_ns for p in done.rglob("*.safetensors")} == before
 
 
+@pytest.mark.slow
 def test_lost_pieces_are_made_again_and_equal(copy, model):
     """E was trained in a fleet of two, and is now trained alone: the same to rounding."""
     before, _ = load_adapter(copy / "adapters" / "E", TINY)

@@ -41,6 +41,7 @@ def run(*arguments) -> None:
         terminal.command(command.main)
 
 
+@pytest.mark.slow
 def test_comparing_the_hidden_states_of_the_papers_study():
     """Llama-2-7B, 10,000 prompts of 69 tasks under three models: fits one GPU of 80 GB, and leaves results on disk."""
     asked = Plan("llama2-7b", fleet=1, length=64, dtype="bfloat16", accelerator="h100", search=False, tasks=69)

@@ -107,6 +107,7 @@ def test_an_adapter_that_diverges_is_left_out(model, tmp_path):
     assert list(failures(study)) == ["arithmetic"]
 
 
+@pytest.mark.slow
 def test_a_mesh_by_flag(model, tmp_path):
     """Eight virtual devices, and one: the same losses to rounding."""
     for name, mesh in (("one", "auto"), ("eight", "data=2,fsdp=2,tensor=2")):
@@ -115,6 +116,7 @@ def test_a_mesh_by_flag(model, tmp_path):
         assert row["loss"] == pytest.approx(again["loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_quantised_base_by_flag(model, tmp_path):
     pytest.importorskip("qwix", reason="the extra quant is not installed")
     run(finetune, tmp_path / "s", "--model", model, *FLAGS, "--quantize", "nf4")
