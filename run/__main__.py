@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from lorajax.errors import LorajaxError
-from run.terminal import EXIT_CODES, SHARED, command, fail
+from run.terminal import EXIT_CODES, SHARED, command, fail, while_read
 
 T = TypeVar("T")
 
@@ -54,9 +54,10 @@ def main() -> None:
         out = sys.stdout if first in (*HELP, HELP_ALL) else sys.stderr
         if out is sys.stderr:
             print(f"error: {first}: no such command", file=out)
-        print("usage: lorajax NAME ...   (lorajax NAME --help tells more)", file=out)
-        for title, rows in (("commands", COMMANDS), ("flags of every command", SHARED), ("exit codes", EXIT_CODES)):
-            print(f"\n{title}", *(f"  {key:16} {text}" for key, text in rows.items()), sep="\n", file=out)
+        with while_read():
+            print("usage: lorajax NAME ...   (lorajax NAME --help tells more)", file=out)
+            for title, rows in (("commands", COMMANDS), ("flags of every command", SHARED), ("exit codes", EXIT_CODES)):
+                print(f"\n{title}", *(f"  {key:16} {text}" for key, text in rows.items()), sep="\n", file=out)
         sys.exit(0 if out is sys.stdout else 2)
     del sys.argv[1]
     command(lambda: importlib.import_module(f"run.{name}").main())
@@ -85,7 +86,8 @@ def cli(
 
     arguments, description = sys.argv[1:], description or ""
     if set(HELP) & set(arguments):
-        print(short_help(kind, description, example=f"{prog} {example}", main=main, default=default))
+        with while_read():
+            print(short_help(kind, description, example=f"{prog} {example}", main=main, default=default))
         sys.exit(0)
     if HELP_ALL in arguments:
         arguments = [HELP[1]]

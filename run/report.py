@@ -25,6 +25,7 @@ import xarray as xr
 from lorajax.errors import LorajaxError
 from lorajax.files import write_text
 from run import figures, page, published, recipes
+from run.figures.layout import Width, as_wide_as
 from run.findings import count, warnings
 from run.options import StudyConfig
 from run.page.contents import FIGURES, shown
@@ -61,6 +62,8 @@ class Report:
     """Folder for what several studies come to, side by side."""
     figures: tuple[Format, ...] = ("svg",)
     """Formats of the figures for a paper, in the study's folder `figures`."""
+    figure_width: Width = "page"
+    """Width of these figures in a paper of two columns: that of its text (7 inches), or of one column (3.35)."""
 
     def __post_init__(self):
         if not self.studies:
@@ -71,11 +74,12 @@ class Report:
             raise LorajaxError("--out goes with several studies; the report of one is written into its folder")
 
 
-def build(study: Path, formats: Sequence[Format] = ("svg",)) -> Path:
+def build(study: Path, formats: Sequence[Format] = ("svg",), width: Width = "page") -> Path:
     """Writes the report of the study in `study`, and its figures; returns the path of `report.html`.
 
     Args:
       formats: of the figures for a paper, in the folder `figures`.
+      width: of these figures.
 
     Raises:
       LorajaxError: `study` holds no study, or a result in it cannot be read.
@@ -83,12 +87,13 @@ def build(study: Path, formats: Sequence[Format] = ("svg",)) -> Path:
     folder = StudyFolder.open(study)
     if absent := {"model", "data", "config"} - folder.record.keys():
         raise LorajaxError(f"{study / 'study.json'}: expected the keys model, data and config; no {sorted(absent)[0]}")
-    found = Found.read(folder)
-    adapters, beside = found.adapters, published.beside(folder, found.cka)
-    write_derived(folder.results, found, beside)
-    for name, figure in drawn(found, beside).items():
-        for kind in formats:
-            figures.save(figure, study / "figures" / f"{name}.{kind}")
+    with as_wide_as(width):
+        found = Found.read(folder)
+        adapters, beside = found.adapters, published.beside(folder, found.cka)
+        write_derived(folder.results, found, beside)
+        for name, figure in drawn(found, beside).items():
+            for kind in formats:
+                figures.save(figure, study / "figures" / f"{name}.{kind}")
     plots = shown(folder.results, interactive(found, beside))
     encoder = "final norm" not in folder.record["model"]["layers"]
     unit = "example" if encoder else "answer token"
@@ -169,7 +174,7 @@ def main() -> None:
 
     options = cli(Report, prog="python -m run.report", description=__doc__, example="studies/demo")
     if options.out is None:
-        written = build(options.studies[0], options.figures)
+        written = build(options.studies[0], options.figures, options.figure_width)
         wrote(written)
     else:
         names = names_of([study.resolve() for study in options.studies])

@@ -254,6 +254,17 @@ def command(main: Callable[[], object]) -> None:
         sys.exit(code)
 
 
+@contextlib.contextmanager
+def while_read() -> Iterator[None]:
+    """Ends the process without a word where the reader of stdout has left, as `head` does."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write goes nowhere
+        sys.exit(141)  # 128 + SIGPIPE
+
+
 def _run(main: Callable[[], object]) -> int:
     """The exit code."""
     keep_compiled_programs()

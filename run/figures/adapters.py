@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.cluster.hierarchy import dendrogram
 
-from run.figures.style import MISSING, PAGE, cluster_handles, cluster_look, short, styled
+from run.figures.layout import fitting, inches, legend_outside, panels
+from run.figures.style import MISSING, cluster_handles, cluster_look, short, styled
 
 
 @styled()
@@ -21,10 +22,9 @@ def distance_heatmaps(means: xr.Dataset, places: pd.DataFrame, most: int = 3) ->
     """
     ordered = [str(name) for name in places.sort_values("order").name]
     labels = [short(name, 22) for name in _plain(ordered)]
-    modules = [str(module) for module in means.module.values][: most + 1]
-    height = PAGE / len(modules) + 0.4 + 0.02 * max(map(len, labels))
-    figure = Figure(figsize=(PAGE, height), layout="constrained")
-    row = figure.subplots(1, len(modules), sharey=True, squeeze=False)[0]
+    modules = [str(module) for module in means.module.values][: fitting(most + 1)]
+    height = inches() / max(len(modules), 1.2) + 0.4 + 0.02 * max(map(len, labels))
+    figure, row = panels(len(modules), height=height, sharey=True)
     whole = means.distance.sel(task_i=ordered, task_j=ordered).transpose("module", "task_i", "task_j").values
     off = whole[: len(modules)][:, ~np.eye(len(ordered), dtype=bool)]
     low, high = np.nanmin(off), np.nanmax(off)
@@ -50,12 +50,13 @@ def layer_heatmaps_of_adapters(pairs: xr.Dataset, places: pd.DataFrame, measure:
     ordered = [str(name) for name in places.sort_values("order").name]
     modules = [str(module) for module in pairs.module.values][:4]
     layers = pairs.layer.values
+    most = fitting(most, 3)
     chosen = layers[sorted({round(i) for i in np.linspace(0, len(layers) - 1, min(most, len(layers)))})]
     shown = pairs.value.sel(measure=measure, task_i=ordered, task_j=ordered, module=modules, layer=chosen)
     values = shown.transpose("module", "layer", "task_i", "task_j").values
     values = np.where(np.eye(len(ordered), dtype=bool), np.nan, values)
-    side = PAGE / (max(len(chosen), 3) + 0.6)
-    figure = Figure(figsize=(PAGE, 0.4 + side * len(modules)), layout="constrained")
+    side = inches() / (max(len(chosen), 3) + 0.6)
+    figure = Figure(figsize=(inches(), 0.4 + side * len(modules)), layout="constrained")
     grid = figure.subplots(len(modules), len(chosen), squeeze=False)
     for row, line, module in zip(grid, values, modules, strict=True):
         row[0].set_ylabel(short(module, 20))
@@ -76,10 +77,8 @@ def distances_by_layer(pairs: xr.Dataset, measure: str) -> Figure:
     From the dataset of `results/adapters.nc`.
     """
     modules = [str(module) for module in pairs.module.values]
-    columns = min(len(modules), 4)
-    lines = -(-len(modules) // columns)
-    figure = Figure(figsize=(PAGE, 0.5 + 1.6 * lines), layout="constrained")
-    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    labels = ("layer (0: the first block)", measure.replace("_", " ").replace("share", "(1: by chance)"))
+    figure, grid = panels(len(modules), height=1.6, narrowest=1.6, top=0.5, labels=labels, sharex=True, sharey=True)
     cluster = pairs.cluster.values.astype(str)
     i, j = np.triu_indices(len(cluster), 1)
     known = (cluster[i] != "") & (cluster[j] != "")
@@ -90,19 +89,14 @@ def distances_by_layer(pairs: xr.Dataset, measure: str) -> Figure:
     if not known.any():
         groups = {"all pairs": np.ones(len(i), bool)}
     colours = dict(zip(groups, ("#0072B2", "#D55E00"), strict=False))
-    for axes, module in zip(grid.flat, modules, strict=False):
+    for axes, module in zip(grid, modules, strict=True):
         values = pairs.value.sel(measure=measure, module=module).transpose("layer", "task_i", "task_j").values[:, i, j]
         for label, chosen in groups.items():
             if chosen.any():
                 _band(axes, pairs.layer.values, values[:, chosen], colours[label])
         axes.set_title(short(module, 28), fontsize=7)
         axes.grid(axis="y")
-    for axes in list(grid.flat)[len(modules) :]:
-        axes.set_visible(False)
-    figure.supxlabel("layer (0: the first block)")
-    figure.supylabel(measure.replace("_", " ").replace("share", "(1: by chance)"))
-    handles = [Line2D([], [], color=colours[label], label=label, linewidth=1.5) for label in groups]
-    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+    legend_outside(figure, [Line2D([], [], color=colours[label], label=label, linewidth=1.5) for label in groups])
     return figure
 
 
@@ -121,20 +115,20 @@ def adapter_map(places: pd.DataFrame) -> Figure:
 
     From the table of `results/task_map.csv`. A name that would cover another is left out; the table has it.
     """
-    figure = Figure(figsize=(PAGE, 4.2), layout="constrained")
-    row = figure.subplots(1, 2)
+    figure, row = panels(2, height=3.2, narrowest=2.5, top=1.0)
     look = cluster_look(places.cluster)
     titles = {"pca": "principal components of mean distances", "mds": "classical scaling"}
     for axes, (method, title) in zip(row, titles.items(), strict=True):
         points = places[[f"{method}_1", f"{method}_2"]].to_numpy(float)
         for cluster, how in look.items():
-            axes.scatter(*points[places.cluster.to_numpy() == cluster].T, s=14, linewidths=0, **how)
+            x, y = points[places.cluster.to_numpy() == cluster].T
+            axes.scatter(x, y, s=14, linewidths=0, **how)
         axes.set_title(title, fontsize=7)
         axes.set(xticks=[], yticks=[])
         axes.margins(0.14)
         _label(axes, points, [short(name, 20) for name in _plain(places.name)])
     if any(look):
-        figure.legend(handles=cluster_handles(look), loc="outside lower center", ncols=min(5, len(look)))
+        legend_outside(figure, cluster_handles(look), loc="outside lower center", ncols=5)
     return figure
 
 
@@ -143,10 +137,10 @@ def _label(axes: Axes, points: np.ndarray, names: list[str], size: float = 5.5) 
     there = np.isfinite(points).all(1)
     if not there.any():
         return
-    # In inches, as far as they are known before the layout is: the panel is half a page wide and half as high again.
+    # In inches, as far as they are known before the layout is: the panel is half a page wide, or a column.
     extent = np.ptp(points[there], axis=0)
-    inches = np.array([PAGE / 2, 3.2]) / 1.28 / np.where(extent > 0, extent, 1)
-    spots = points * inches
+    scale = np.array([min(3.5, inches()), 3.2]) / 1.28 / np.where(extent > 0, extent, 1)
+    spots = points * scale
     taken = [(*spot - 0.02, *spot + 0.02) for spot in spots[there]]
     for point, spot, name in zip(points[there], spots[there], np.array(names)[there], strict=True):
         width, height = 0.0078 * size * len(name), 0.0125 * size
@@ -176,14 +170,13 @@ def adapter_tree(linkage: np.ndarray, places: pd.DataFrame) -> Figure:
     """
     linkage = np.reshape(linkage, (-1, 4))
     names = _plain(places.name)
-    figure = Figure(figsize=(PAGE, 0.6 + 0.16 * len(names)), layout="constrained")
-    axes = figure.subplots()
+    figure, [axes] = panels(1, height=0.6 + 0.16 * len(names))
     drawn = dendrogram(linkage, no_plot=True)
     for x, y in zip(drawn["icoord"], drawn["dcoord"], strict=True):
         axes.plot(y, x, color="#555555", linewidth=0.9)
     look = cluster_look(places.cluster)
     leaves = drawn["leaves"]
-    axes.set_yticks(10 * np.arange(len(leaves)) + 5, [short(names[i], 30) for i in leaves])
+    axes.set_yticks(10 * np.arange(len(leaves)) + 5, [short(names[i], fitting(30, 22)) for i in leaves])
     for label, leaf in zip(axes.get_yticklabels(), leaves, strict=True):
         label.set_color(look[places.cluster.iloc[leaf]]["color"])
     axes.spines["left"].set_visible(False)
@@ -202,8 +195,8 @@ def adapter_spectra(pairs: xr.Dataset, most: int = 4) -> Figure:
     From the dataset of `results/adapters.nc`.
     """
     modules = [str(module) for module in pairs.module.values][:most]
-    figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
-    row = figure.subplots(1, len(modules), sharex=True, sharey=True, squeeze=False)[0]
+    labels = ("direction", "singular value / the largest")
+    figure, row = panels(len(modules), height=1.9, top=0.6, labels=labels, sharex=True, sharey=True)
     cluster = pairs.cluster.values.astype(str)
     look = cluster_look(cluster)
     directions = pairs.direction.values
@@ -219,10 +212,8 @@ def adapter_spectra(pairs: xr.Dataset, most: int = 4) -> Figure:
         axes.set_title(short(module, 28), fontsize=7)
         axes.set_ylim(0, 1.05)
         axes.grid(axis="y")
-        axes.set_xlabel("direction")
-    row[0].set_ylabel("singular value / the largest")
     if any(look):
-        figure.legend(handles=cluster_handles(look), loc="outside lower center", ncols=min(5, len(look)))
+        legend_outside(figure, cluster_handles(look), ncols=5)
     return figure
 
 
@@ -235,8 +226,8 @@ def projection_heatmaps(table: pd.DataFrame, places: pd.DataFrame, shown: tuple[
     ordered = [str(name) for name in places.sort_values("order").name]
     labels = [short(name, 22) for name in _plain(ordered)]
     there = [name for name in shown if (table.projection == name).any()] or list(table.projection.unique()[:1])
-    figure = Figure(figsize=(PAGE, PAGE / 2 + 0.4), layout="constrained")
-    row = figure.subplots(1, len(there), sharey=True, squeeze=False)[0]
+    labels_of_axes = ("update of", "on the space of")
+    figure, row = panels(len(there), height=3.7, narrowest=2.5, labels=labels_of_axes, sharey=True)
     size = min(6.5, 130 / len(ordered))
     for axes, name in zip(row, there, strict=True):
         own = table[table.projection == name].pivot(index="task_i", columns="task_j", values="value")
@@ -248,6 +239,4 @@ def projection_heatmaps(table: pd.DataFrame, places: pd.DataFrame, shown: tuple[
         axes.set_yticks(range(len(ordered)), labels, fontsize=size)
         axes.tick_params(length=0)
         figure.colorbar(image, ax=axes, fraction=0.04)
-    row[0].set_ylabel("on the space of")
-    figure.supxlabel("update of", fontsize=7.5)
     return figure

@@ -8,7 +8,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from run.figures.style import PAGE, PAIR_COLOURS, cluster_handles, cluster_look, layer_axis, styled
+from run.figures.layout import fitting, inches, legend_outside, panels
+from run.figures.style import PAIR_COLOURS, cluster_handles, cluster_look, layer_axis, styled
 
 MODELS = {"base": "#D55E00", "E": "#0072B2", "C": "#E69F00"}
 OTHERS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9")
@@ -32,8 +33,7 @@ def spectrum_by_layer(ds: xr.Dataset) -> Figure:
 
     From the dataset of `results/spectrum.nc`.
     """
-    figure = Figure(figsize=(PAGE, 2.1), layout="constrained")
-    row = figure.subplots(1, len(SPECTRUM_LABELS), sharex=True)
+    figure, row = panels(len(SPECTRUM_LABELS), height=1.8, top=0.3, labels=("layer", ""), sharex=True)
     models = [str(model) for model in ds.model.values]
     colours = _colours(models)
     for axes, (measure, label) in zip(row, SPECTRUM_LABELS.items(), strict=True):
@@ -44,9 +44,7 @@ def spectrum_by_layer(ds: xr.Dataset) -> Figure:
         axes.set_ylim(0, None)
         axes.grid(axis="y")
         layer_axis(axes.xaxis, ds.layer.values, most=6)
-    figure.supxlabel("layer")
-    handles = [Line2D([], [], color=colours[m], label=m, linewidth=1.5) for m in models]
-    figure.legend(handles=handles, loc="outside upper right", ncols=len(models))
+    legend_outside(figure, [Line2D([], [], color=colours[m], label=m, linewidth=1.5) for m in models])
     return figure
 
 
@@ -58,11 +56,12 @@ def task_maps(ds: xr.Dataset, projection: str = "tsne", most: int = 5) -> Figure
     """
     maps = ds["map"].sel(projection=projection)
     drawn = [i for i in range(ds.sizes["layer"]) if np.isfinite(maps.isel(layer=i)).any()]
+    most = fitting(most, 3)
     chosen = sorted({drawn[round(i)] for i in np.linspace(0, len(drawn) - 1, most)}) if drawn else []
     look = cluster_look(ds.cluster.values)
     models = [str(model) for model in ds.model.values]
     width = max(len(chosen), 1)
-    figure = Figure(figsize=(PAGE, 0.6 + PAGE / max(width, 3) * len(models)), layout="constrained")
+    figure = Figure(figsize=(inches(), 0.6 + inches() / max(width, 3) * len(models)), layout="constrained")
     grid = figure.subplots(len(models), width, squeeze=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
@@ -75,8 +74,7 @@ def task_maps(ds: xr.Dataset, projection: str = "tsne", most: int = 5) -> Figure
                 axes.scatter(*own.T, s=3, linewidths=0, alpha=0.8, **how)
     for axes, layer in zip(grid[0], chosen, strict=False):
         axes.set_title(str(ds.layer.values[layer]))
-    handles = cluster_handles(look)
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
+    legend_outside(figure, cluster_handles(look), loc="outside lower center", ncols=6)
     return figure
 
 
@@ -85,8 +83,7 @@ def cluster_scores(ds: xr.Dataset) -> Figure:
     """How clustered the tasks are, by layer, for each model; shaded: mean and two deviations under the null."""
     models = [str(model) for model in ds.model.values]
     colours = _colours(models)
-    figure = Figure(figsize=(PAGE, 2.2), layout="constrained")
-    row = figure.subplots(1, len(SCORE_LABELS), sharex=True)
+    figure, row = panels(len(SCORE_LABELS), height=1.9, top=0.3, labels=("layer", ""), sharex=True)
     x = np.arange(ds.sizes["layer"])
     for axes, (measure, label) in zip(row, SCORE_LABELS.items(), strict=True):
         for model in models:
@@ -98,10 +95,9 @@ def cluster_scores(ds: xr.Dataset) -> Figure:
         axes.set_title(label, fontsize=7)
         axes.grid(axis="y")
         layer_axis(axes.xaxis, ds.layer.values, most=6)
-    figure.supxlabel("layer")
     handles = [Line2D([], [], color=colours[m], label=m, linewidth=1.5) for m in models]
     handles.append(Line2D([], [], color="#555555", linestyle=(0, (2.5, 1.2)), linewidth=0.8, label="clusters by lot"))
-    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+    legend_outside(figure, handles)
     return figure
 
 
@@ -112,8 +108,8 @@ def readability_by_layer(table: pd.DataFrame) -> Figure:
     From the table of `results/readability_correlation.csv`.
     """
     measures, pairs = list(dict.fromkeys(table.measure)), list(dict.fromkeys(table.pair))
-    figure = Figure(figsize=(PAGE, 2.1), layout="constrained")
-    row = figure.subplots(1, len(measures), sharex=True, sharey=True, squeeze=False)[0]
+    labels = ("layer", "correlation with CKA")
+    figure, row = panels(len(measures), height=1.8, narrowest=1.1, top=0.3, labels=labels, sharex=True, sharey=True)
     others = iter(OTHERS * len(pairs))
     colours = {pair: PAIR_COLOURS.get(pair) or next(others) for pair in pairs}
     for axes, measure in zip(row, measures, strict=True):
@@ -127,10 +123,7 @@ def readability_by_layer(table: pd.DataFrame) -> Figure:
         axes.set(title=measure.replace("_", " "), ylim=(-1, 1))
         axes.grid(axis="y")
         layer_axis(axes.xaxis, own.layer, most=6)
-    row[0].set_ylabel("correlation with CKA")
-    figure.supxlabel("layer")
-    handles = [Line2D([], [], color=colours[p], label=p, linewidth=1.5) for p in pairs]
-    figure.legend(handles=handles, loc="outside upper right", ncols=len(pairs))
+    legend_outside(figure, [Line2D([], [], color=colours[p], label=p, linewidth=1.5) for p in pairs])
     return figure
 
 
@@ -145,8 +138,7 @@ def band_shares(ds: xr.Dataset, model: str = "C") -> Figure:
     chosen = [i for i, kind in enumerate(kinds) if kind in shown]
     model = model if model in ds.model.values else str(ds.model.values[0])
     shares = ds.share.sel(model=model).transpose("task", "mask").values[:, chosen]
-    figure = Figure(figsize=(PAGE, 2.2), layout="constrained")
-    axes = figure.subplots()
+    figure, [axes] = panels(1, height=2.2)
     x = np.arange(len(chosen))
     axes.scatter(np.broadcast_to(x, shares.shape), shares, s=6, color="#222222", alpha=0.4, linewidths=0)
     there = np.isfinite(shares).any(0)
@@ -154,7 +146,7 @@ def band_shares(ds: xr.Dataset, model: str = "C") -> Figure:
     axes.axhline(0, color="#555555", linewidth=0.6)
     axes.axhline(1, color="#555555", linewidth=0.6, linestyle=(0, (2.5, 1.2)))
     names = [str(ds["mask"].values[i]).replace("band ", "") for i in chosen]
-    step = max(1, len(names) // 16)
+    step = max(1, len(names) // fitting(16))
     axes.set_xticks(x[::step], names[::step])
     axes.set(
         xlabel="blocks with the adapter", ylabel=f"share of the gain kept ({model})", xlim=(-0.7, len(names) - 0.3)

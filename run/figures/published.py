@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 
-from run.figures.style import MODEL_COLOURS, PAGE, short, styled
+from run.figures.layout import legend_outside, panels
+from run.figures.style import MODEL_COLOURS, short, styled
 
 THEIRS = "#8A8A8A"
 NORM = 1.045  # where the final norm is drawn: the last block is at depth 1
@@ -64,9 +65,11 @@ def curves_beside(
       limits: of the vertical axis; None: as high as it takes.
       most: what ours cannot exceed, drawn as a dotted line.
     """
-    figure = Figure(figsize=(PAGE, 0.55 + 1.75 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), len(rows[0]), sharex=True, sharey=True, squeeze=False)
-    for axes, panel in zip(grid.flat, (panel for row in rows for panel in row), strict=True):
+    every = [panel for row in rows for panel in row]
+    labels = ("layer" if blocks else "share of the depth", ylabel)
+    layout: dict[str, Any] = {"height": 1.75, "most": len(rows[0]), "top": 0.55, "labels": labels}
+    figure, grid = panels(len(every), **layout, sharex=True, sharey=True)
+    for axes, panel in zip(grid, every, strict=True):
         _draw(axes, panel.theirs, THEIRS, width=0.8, alpha=0.28, order=1.5)
         if panel.ours is not None:
             _draw(axes, panel.ours, panel.colour, width=1.4, alpha=0.16, order=2)
@@ -76,24 +79,20 @@ def curves_beside(
             axes.axhline(most, color="#555555", linewidth=0.8, linestyle=":")
         if limits[0] < 0:
             axes.axhline(0, color="#555555", linewidth=0.6)
-    first = grid[0, 0]
+    first = grid[0]
     first.set_ylim(*limits)
     first.set_xlim(-0.02, NORM + 0.03)
     _ticks(first, blocks)
-    figure.supxlabel("layer" if blocks else "share of the depth")
-    figure.supylabel(ylabel)
     ours = dict.fromkeys(panel.colour for row in rows for panel in row if panel.ours)
     handles: list[Any] = [Line2D([], [], color=THEIRS, linewidth=0.9)]
     if ours:
         handles.append(tuple(Line2D([], [], color=colour, linewidth=1.4) for colour in ours))
-    labels = [label, "this study"][: len(handles)]
+    names = [label, "this study"][: len(handles)]
     if most is not None:
         handles.append(Line2D([], [], color="#555555", linewidth=0.8, linestyle=":"))
-        labels.append("the most that our prompts allow")
+        names.append("the most that our prompts allow")
     together = {tuple: HandlerTuple(ndivide=None, pad=0.4)}
-    figure.legend(
-        handles, labels, loc="outside upper right", ncols=3, handler_map=together, handlelength=1 + 1.2 * len(ours)
-    )
+    legend_outside(figure, handles, names, handler_map=together, handlelength=1 + 1.2 * len(ours))
     return figure
 
 
@@ -124,8 +123,7 @@ def points_beside(table: pd.DataFrame, label: str) -> Figure:
     names = {"l1": "L1", "rec": "REC", "h_s1": "H(S1)", "h_s2": "H(S2)"}
     pairs = list(dict.fromkeys(table.statistic))
     marks = dict(zip(dict.fromkeys(table.of), ("s", "D", "o"), strict=False))
-    figure = Figure(figsize=(PAGE, 0.9 + 0.26 * len(pairs)), layout="constrained")
-    row = figure.subplots(1, len(quantities), sharey=True, squeeze=False)[0]
+    figure, row = panels(len(quantities), height=0.4 + 0.26 * len(pairs), narrowest=1.0, top=0.5, sharey=True)
     colour = MODEL_COLOURS["E"]
     for axes, quantity in zip(row, quantities, strict=True):
         own = table[table.quantity == quantity]
@@ -148,5 +146,5 @@ def points_beside(table: pd.DataFrame, label: str) -> Figure:
     for handle, mark in zip(handles, marks.values(), strict=True):
         handle.set_markerfacecolor(THEIRS if mark == "s" else "white")
     handles.append(Line2D([], [], color=colour, marker=".", linewidth=1.3, label="this study"))
-    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+    legend_outside(figure, handles)
     return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from run.figures.layout import fitting, inches, legend_outside, panels
 from run.figures.style import (
     CLUSTER_COLOURS,
     MISSING,
-    PAGE,
     PAIR_COLOURS,
     SOLID,
     cka_axis,
@@ -38,8 +37,7 @@ def layer_boxplot(ds: xr.Dataset) -> Figure:
 
     Boxes are quartiles, whiskers reach the last task within 1.5 box lengths. Up to 15 tasks are also drawn as points.
     """
-    figure = Figure(figsize=(PAGE, 3.0), layout="constrained")
-    axes = figure.subplots()
+    figure, [axes] = panels(1, height=3.0)
     values = {pair: same_layer(ds, pair) for pair in ("base | C", "E | C")}
     few = ds.sizes["task"] <= 15
     for side, (pair, table) in zip((-0.2, 0.2), values.items(), strict=True):
@@ -58,7 +56,7 @@ def layer_boxplot(ds: xr.Dataset) -> Figure:
             axes.scatter(x, table, s=4, color="#222222", alpha=0.4, linewidths=0, zorder=3)
     mark_missing(axes, *values.values())
     cka_axis(axes, *values.values())
-    layer_axis(axes.xaxis, ds.layer_a.values)
+    layer_axis(axes.xaxis, ds.layer_a.values, most=fitting(20))
     axes.set(xlim=(-0.7, ds.sizes["layer_a"] - 0.3), xlabel="layer", ylabel="same-layer CKA (debiased)")
     handles = [Patch(facecolor=PAIR_COLOURS[p] + "55", edgecolor=PAIR_COLOURS[p], label=p) for p in values]
     dot = Line2D([], [], label="one task", marker="o", markersize=2.5, color="#222222", alpha=0.5, linestyle="")
@@ -73,17 +71,18 @@ def layer_heatmaps(ds: xr.Dataset, task: str | None = None) -> Figure:
     selected = ds.cka.sel(estimator="debiased", task=[task] if task is not None else ds.task.values)
     maps = [mean_present(selected.sel(pair=p).transpose("task", "layer_a", "layer_b").values) for p in pairs]
     low = min([0.0, *(float(m[np.isfinite(m)].min()) for m in maps if np.isfinite(m).any())])
-    figure = Figure(figsize=(PAGE, 2.45), layout="constrained")
-    row = figure.subplots(1, len(pairs), squeeze=False)[0]
+    beside = inches() > 2.1 * len(pairs)
+    figure, row = panels(len(pairs), height=2.45 if beside else 2.1, narrowest=1.5)
     for axes, pair, values in zip(row, pairs, maps, strict=True):
         axes.patch.set(**MISSING)  # shows through where the image has no value
         # "none" hands the file one pixel a cell; other settings would resample, or smooth, what was measured.
         image = axes.imshow(values, cmap="viridis", vmin=low, vmax=1, origin="lower", interpolation="none")
         first, second = pair.split(" | ")
         axes.set(title=pair, xlabel=f"layer of {second}", ylabel=f"layer of {first}")
-        layer_axis(axes.xaxis, ds.layer_b.values, most=8)
-        layer_axis(axes.yaxis, ds.layer_a.values, most=8)
-    bar = figure.colorbar(image, ax=row, shrink=0.72, pad=0.02, aspect=18)
+        layer_axis(axes.xaxis, ds.layer_b.values, most=8 if beside else 5)
+        layer_axis(axes.yaxis, ds.layer_a.values, most=8 if beside else 5)
+    where: dict[str, Any] = {} if beside else {"location": "bottom"}
+    bar = figure.colorbar(image, ax=row, shrink=0.72, pad=0.02, aspect=18, **where)
     bar.set_label(
         f"debiased CKA, {'mean over tasks' if task is None else short(task)}\n(one scale for all maps: {low:.2f} to 1)"
     )
@@ -98,8 +97,8 @@ def curves_by_depth(studies: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndar
     `studies` gives, by name, for each pair of models the depths and the values.
     """
     pairs = list(next(iter(studies.values())))
-    figure = Figure(figsize=(PAGE, 2.6), layout="constrained")
-    row = figure.subplots(1, len(pairs), sharex=True, sharey=True, squeeze=False)[0]
+    labels = ("share of the depth", "same-layer CKA, mean over tasks")
+    figure, row = panels(len(pairs), height=2.3, top=0.3, labels=labels, sharex=True, sharey=True)
     styles = ["-", (0, (2.5, 1.2)), (0, (1, 1)), (0, (4, 1, 1, 1))]
     handles, drawn = [], []
     for n, (name, curves) in enumerate(studies.items()):
@@ -113,9 +112,8 @@ def curves_by_depth(studies: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndar
             axes.plot(depth, values, linewidth=1.3, marker=".", markersize=2.5, **look)
             drawn.append(values[None])
     for axes, pair in zip(row, pairs, strict=True):
-        axes.set(title=pair, xlabel="share of the depth")
+        axes.set_title(pair)
     cka_axis(row[0], *drawn)
-    row[0].set_ylabel("same-layer CKA, mean over tasks")
     legend(figure, handles, *drawn)
     return figure
 
@@ -130,23 +128,16 @@ def task_curves(ds: xr.Dataset) -> Figure:
     colours = dict(zip(dict.fromkeys(clusters), CLUSTER_COLOURS * len(clusters), strict=False))
     order = sorted(range(len(clusters)), key=lambda t: list(colours).index(clusters[t]))
     ours, base = same_layer(ds, "E | C"), same_layer(ds, "base | C")
-    rows, columns = math.ceil(len(order) / 4), min(4, len(order))
-    figure = Figure(figsize=(PAGE * max(2, columns) / 4, 0.5 + 1.35 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for place, axes in enumerate(grid.flat):
-        if place >= len(order):
-            axes.set_axis_off()
-            continue
-        t, colour = order[place], colours[clusters[order[place]]]
+    labels = ("layer", "same-layer CKA (debiased)")
+    figure, grid = panels(len(order), height=1.35, narrowest=1.6, top=0.5, labels=labels, sharex=True, sharey=True)
+    for t, axes in zip(order, grid, strict=True):
+        colour = colours[clusters[t]]
         two_curves(axes, ours[t], base[t], colour)
         axes.set_title(short(str(ds.task.values[t]), 22), loc="left", pad=11, fontsize=7.5)
         axes.text(0, 1.02, short(clusters[t], 26), transform=axes.transAxes, color=colour, fontsize=6.5, va="bottom")
-        axes.tick_params(labelbottom=place + columns >= len(order))
         mark_missing(axes, ours[t : t + 1], base[t : t + 1])
-    cka_axis(grid[0, 0], ours, base)
-    layer_axis(grid[0, 0].xaxis, ds.layer_a.values, most=6)
-    figure.supxlabel("layer")
-    figure.supylabel("same-layer CKA (debiased)")
+    cka_axis(grid[0], ours, base)
+    layer_axis(grid[0].xaxis, ds.layer_a.values, most=6)
     legend(figure, two_handles("E | C", "base | C"), ours.reshape(1, -1), base.reshape(1, -1))
     return figure
 
@@ -155,18 +146,17 @@ def task_curves(ds: xr.Dataset) -> Figure:
 def estimator_gap(ds: xr.Dataset) -> Figure:
     """Debiased and biased same-layer CKA, mean over tasks, a panel per model pair: the area is what bias would add."""
     pairs = [str(pair) for pair in ds.pair.values]
-    figure = Figure(figsize=(PAGE, 2.35), layout="constrained")
-    row = figure.subplots(1, len(pairs), sharex=True, sharey=True, squeeze=False)[0]
+    labels = ("layer", "same-layer CKA, mean over tasks")
+    figure, row = panels(len(pairs), height=2.05, top=0.3, labels=labels, sharex=True, sharey=True)
     drawn = []
     for axes, pair in zip(row, pairs, strict=True):
         debiased, biased = (mean_present(same_layer(ds, pair, e)) for e in ("debiased", "biased"))
         two_curves(axes, debiased, biased, PAIR_COLOURS.get(pair, "#333333"))
-        axes.set(title=pair, xlabel="layer")
+        axes.set_title(pair)
         drawn += [debiased[None], biased[None]]
         mark_missing(axes, *drawn[-2:])
     cka_axis(row[0], *drawn)
     layer_axis(row[0].xaxis, ds.layer_a.values, most=8)
-    row[0].set_ylabel("same-layer CKA, mean over tasks")
     legend(figure, two_handles("debiased", "biased"), *drawn)
     return figure
 
@@ -181,8 +171,7 @@ def bands_by_layer(curves: pd.DataFrame, bands: pd.DataFrame, statistic: str = "
     cuts = str(bands.curves.iloc[0])
     own = bands[bands.curves == cuts]
     layers = list(dict.fromkeys(curves.layer))
-    figure = Figure(figsize=(PAGE, 2.6), layout="constrained")
-    axes = figure.subplots()
+    figure, [axes] = panels(1, height=2.6)
     drawn = []
     for pair in cuts.split(" and "):
         rows = curves[curves.pair == pair].set_index("layer").loc[layers]
@@ -207,7 +196,7 @@ def bands_by_layer(curves: pd.DataFrame, bands: pd.DataFrame, statistic: str = "
                     lw=2.5,
                     c="#333333",
                 )
-    layer_axis(axes.xaxis, layers)
+    layer_axis(axes.xaxis, layers, most=fitting(20))
     axes.set(xlim=(-0.7, len(layers) - 0.3), xlabel="layer", ylabel=f"same-layer CKA, {statistic} over tasks")
-    figure.legend(loc="outside upper right", ncols=len(drawn))
+    legend_outside(figure, axes.get_legend_handles_labels()[0])
     return figure

@@ -23,8 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from lorajax.files import replacing
-
-PAGE = 7.0  # inches: the text width of a two-column paper
+from run.figures.layout import legend_outside
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart; one meaning per colour in all figures.
 PAIR_COLOURS = {"base | C": "#D55E00", "E | C": "#0072B2", "base | E": "#009E73"}
@@ -95,7 +94,7 @@ def short(name: str, most: int = 28) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def cluster_look(clusters: Iterable[str]) -> dict[str, dict[str, str]]:
+def cluster_look(clusters: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour and marker of each distinct cluster, in order; markers change where colours begin again."""
     distinct = list(dict.fromkeys(str(cluster) for cluster in clusters))
     many = len(CLUSTER_COLOURS)
@@ -104,10 +103,10 @@ def cluster_look(clusters: Iterable[str]) -> dict[str, dict[str, str]]:
     }
 
 
-def cluster_handles(look: dict[str, dict[str, str]]) -> list[Line2D]:
+def cluster_handles(look: dict[str, dict[str, Any]]) -> list[Line2D]:
     """Entries of a legend."""
     return [
-        Line2D([], [], markersize=4, linestyle="", label=short(name or "no cluster", 24), **own)  # type: ignore[arg-type]
+        Line2D([], [], markersize=4, linestyle="", label=short(name or "no cluster", 24), **own)
         for name, own in look.items()
     ]
 
@@ -145,5 +144,4 @@ def legend(figure: Figure, handles: list, *values: np.ndarray) -> None:
         handles = [*handles, Patch(**MISSING, label="missing: cannot be computed")]
     if any((np.isfinite(v).any(0) & ~np.isfinite(v).all(0)).any() for v in values):
         handles = [*handles, Patch(**PARTLY_MISSING, label="missing for some tasks")]
-    if handles:
-        figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+    legend_outside(figure, handles)

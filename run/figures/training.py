@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from run.figures.style import MODEL_COLOURS, PAGE, short, styled
+from run.figures.layout import fitting, legend_outside, panels
+from run.figures.style import MODEL_COLOURS, short, styled
 
 
 @styled()
@@ -20,9 +21,10 @@ def loss_bars(losses: pd.DataFrame) -> Figure:
     """
     grouped = pd.concat([rows for _, rows in losses.groupby("cluster", sort=False)])
     named = {t: f"{short(t)}  ({short(c, 22)})" for t, c in zip(grouped.task, grouped.cluster, strict=True)}
+    if fitting(50) < 50:  # letters
+        named = {t: short(t, 24) for t in named}
     place = {task: row for row, task in enumerate(named)}
-    figure = Figure(figsize=(PAGE, 0.75 + 0.3 * len(place)), layout="constrained")
-    axes = figure.subplots()
+    figure, [axes] = panels(1, height=0.75 + 0.3 * len(place))
     for shift, (model, colour) in zip((-0.15, 0.15), MODEL_COLOURS.items(), strict=True):
         rows = losses[losses.model == model]
         y = rows.task.map(place).to_numpy(float) + shift
@@ -34,7 +36,7 @@ def loss_bars(losses: pd.DataFrame) -> Figure:
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
     axes.scatter([], [], s=11, facecolor="white", edgecolor="#555555", linewidth=0.9, label="before: base model")
-    figure.legend(loc="outside upper right", ncols=3)
+    legend_outside(figure, axes.get_legend_handles_labels()[0])
     return figure
 
 
@@ -45,8 +47,7 @@ def training_curves(metrics: pd.DataFrame) -> Figure:
     Columns used: step, model ("E" or a task), loss, and grad_norm if it is there. Long runs: means over equal bins.
     """
     names = [name for name in ("loss", "grad_norm") if name in metrics and metrics[name].notna().any()]
-    figure = Figure(figsize=(PAGE, 2.3), layout="constrained")
-    row = figure.subplots(1, max(len(names), 1), squeeze=False)[0]
+    figure, row = panels(len(names), height=2.3, narrowest=2.5)
     width = math.ceil((metrics.step.max() - metrics.step.min() + 1) / 200)
     for axes, name in zip(row, names, strict=False):
         wide = metrics.pivot_table(index="step", columns="model", values=name, aggfunc="last").sort_index()
@@ -62,5 +63,5 @@ def training_curves(metrics: pd.DataFrame) -> Figure:
         axes.grid(axis="y")
     looks = [("E", 1.3, 1.0), ("C: median", 1.5, 1.0), ("C: each task", 0.6, 0.5)]
     handles = [Line2D([], [], color=MODEL_COLOURS[t[0]], label=t, linewidth=w, alpha=a) for t, w, a in looks]
-    figure.legend(handles=handles, loc="outside upper right", ncols=3)
+    legend_outside(figure, handles)
     return figure

@@ -68,6 +68,9 @@ RUN = {
     # docs/how-to/reading-the-report.md
     "python -m run.report studies/demo": "python -m run.report studies/demo",
     "python -m run.report studies/demo --json": "python -m run.report studies/demo --json",
+    "python -m run.report studies/demo --figures pdf --figure-width column": (
+        "python -m run.report studies/demo --figures pdf --figure-width column"
+    ),
     # docs/how-to/reproducing-the-papers.md
     "python -m run.study studies/quick --recipe quick.toml":
         f"python -m run.study studies/quick --recipe quick.toml {TINY}",

@@ -7,6 +7,7 @@ import inspect
 import io
 import json
 import math
+import os
 import re
 import shlex
 import subprocess
@@ -216,6 +217,17 @@ def test_piped_output_is_plain(study, monkeypatch, name):
     out, err = run(name, study, *ON_STUDY[name])
     assert not re.search("[\x1b\u2500-\u257f\u2580-\u259f\r]", out + err)
     assert f"wrote {study}" in out
+
+
+@pytest.mark.parametrize("words", [["--help"], ["report", "--help"]], ids=" ".join)
+def test_a_reader_may_leave(words):
+    """As `head` does: no traceback, and the exit code of a closed pipe."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", "from run.__main__ import main; main()", *words]
+    with open(write, "wb") as out:
+        ended = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 def test_columns_are_as_wide_as_they_are():
