@@ -186,8 +186,11 @@ plots.cka_estimators = async ({ cka }) => {
     controls: { pair: { label: "Models", options: cka.levels("pair") } },
     draw({ pair }, { colours, width }) {
       const colour = colours[pair] ?? colours.text;
-      const along = (estimator, numbers) => layers.map((layer) => mean(tasks.map((task) => numbers[at(pair, estimator, task, layer)])));
-      const rows = (what, y) => layers.map((layer, i) => ({ layer, [what]: rounded(y[i]), "mean over": counted(tasks.length, "task") }));
+      const over = (estimator, numbers, layer) => tasks.map((task) => numbers[at(pair, estimator, task, layer)]).filter(Number.isFinite);
+      const along = (estimator, numbers) => layers.map((layer) => mean(over(estimator, numbers, layer)));
+      const rows = (what, y, estimator = what, numbers = value) => layers.map((layer, i) => (
+        { layer, [what]: rounded(y[i]), "mean over": counted(over(estimator, numbers, layer).length, "task") }
+      ));
       const [debiased, biased] = [along("debiased", value), along("biased", value)];
       const traces = [
         band(x, debiased, biased, colour),
@@ -197,7 +200,7 @@ plots.cka_estimators = async ({ cka }) => {
       if (chance) {
         const by = along("biased", chance);
         const grey = { line: { dash: "dot", width: 1.5 } };
-        traces.push(curve("biased, of unrelated states", colours.soft, x, by, rows("biased by chance", by), grey));
+        traces.push(curve("biased, of unrelated states", colours.soft, x, by, rows("biased by chance", by, "biased", chance), grey));
       }
       const layout = {
         shapes: [level(0, colours)],

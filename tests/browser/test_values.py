@@ -200,37 +200,57 @@ def test_points_tell_what_the_file_says(page_of, figure):
 
 
 def test_medians_over_pairs_of_tasks(page, study):
-    """Against NumPy: in a layer and module, the median and middle half over the pairs of one cluster."""
+    """Against NumPy, at every point: the median and middle half over the pairs of one cluster, or of two."""
     cluster = {row["name"]: row["cluster"] for row in read(study / "results" / "task_map.csv")}
-    page.choose("adapter_layers", module="self_attn.v_proj")
-    own = [
-        float(row["share"])
-        for row in read(study / "results" / "adapters_by_layer.csv")
-        if row["module"] == "self_attn.v_proj" and row["layer"] == "2"
-        if cluster[row["task_i"]] == cluster[row["task_j"]]
-    ]
-    point = next(p for p in page.points("adapter_layers") if (p["layer"], p["pairs"]) == ("2", "pairs of one cluster"))
-    low, median, high = np.quantile(own, [0.25, 0.5, 0.75])
-    assert int(point["n"]) == len(own) == 5  # three pairs of questions, one of either other cluster
-    assert point["at"]["y"] == pytest.approx(median, abs=1e-12)
-    assert point["median"] == f"{median:.4g}"
-    assert point["middle half"] == f"{low:.4g} to {high:.4g}"
-    page.choose("adapter_layers", module="self_attn.q_proj")
+    own: dict[tuple[str, str, bool], list[float]] = {}
+    for row in read(study / "results" / "adapters_by_layer.csv"):
+        alike = cluster[row["task_i"]] == cluster[row["task_j"]]
+        if row["share"] not in MISSING and row["task_i"] != row["task_j"]:
+            own.setdefault((row["module"], row["layer"], alike), []).append(float(row["share"]))
+    seen = set()
+    before = page.choose("adapter_layers", module="self_attn.v_proj")
+    for module in ("self_attn.q_proj", "self_attn.v_proj"):
+        page.choose("adapter_layers", module=module)
+        for point in (point for point in page.points("adapter_layers") if "median" in point):
+            key = module, point["layer"], point["pairs"] == "pairs of one cluster"
+            low, median, high = np.quantile(own[key], [0.25, 0.5, 0.75])
+            assert int(point["n"]) == len(own[key]), key
+            assert point["at"]["y"] == pytest.approx(median, abs=1e-12), key
+            assert point["median"] == f"{median:.4g}", key
+            assert point["middle half"] == f"{low:.4g} to {high:.4g}", key
+            seen.add(key)
+    page.choose("adapter_layers", **before)
+    assert seen == own.keys()
 
 
 def test_means_of_both_estimators(page, study):
-    """Against NumPy, at a layer where one task is missing."""
-    rows = [
-        float(row["cka"])
-        for row in read(study / "results" / "cka.csv")
-        if (row["pair"], row["estimator"], row["layer_a"], row["layer_b"]) == ("E | C", "biased", "block 3", "block 3")
-        if row["cka"]
-    ]
-    assert len(rows) == 6
+    """Against NumPy, at every point, also where tasks are missing."""
+    own: dict[tuple[str, str, str], list[float]] = {}
+    for row in read(study / "results" / "cka.csv"):
+        if row["layer_a"] != row["layer_b"]:
+            continue
+        values = {row["estimator"]: row["cka"]}
+        if row["estimator"] == "biased":
+            values["biased by chance"] = row["null_mean"]
+        for name, value in values.items():
+            if value not in MISSING:
+                own.setdefault((row["pair"], name, row["layer_a"]), []).append(float(value))
+    assert {len(values) for values in own.values()} >= {6, 7}
+    seen = set()
     before = page.choose("cka_estimators", pair="E | C")
-    point = next(p for p in page.points("cka_estimators") if p["layer"] == "block 3" and "biased" in p)
-    assert point["at"]["y"] == pytest.approx(np.mean(rows), abs=1e-12)
+    for pair in ("base | C", "E | C", "base | E"):
+        page.choose("cka_estimators", pair=pair)
+        for point in page.points("cka_estimators"):
+            [estimator] = {"debiased", "biased", "biased by chance"} & point.keys()
+            key = pair, estimator, point["layer"]
+            if key in own:
+                assert point["at"]["y"] == pytest.approx(np.mean(own[key]), abs=1e-12), key
+                assert int(point["mean over"].split()[0]) == len(own[key]), key
+                seen.add(key)
+            else:
+                assert same(point["at"]["y"], float("nan")), key
     page.choose("cka_estimators", **before)
+    assert seen == own.keys()
 
 
 def test_every_pair_of_tasks_has_its_clusters_and_is_drawn(page, study):
