@@ -29,10 +29,6 @@ TESTS = Path(__file__).parent
 #: is to be short, and CI runs all.
 EVERYDAY_CASES = 1
 
-#: Compiled programs are kept from module to module up to so many memory maps; the limit is 65,530 by default, and a
-#: module adds a few thousand.
-MOST_MAPS = 30_000
-
 #: Where the workers of one run keep compiled programs for each other: many tests compile the same small ones.
 PROGRAMS = "LORAJAX_TEST_PROGRAMS"
 
@@ -76,11 +72,9 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs():
-    """Thousands of compiled programs in one process run into Linux's limit on memory maps, which ends it."""
+    """Thousands of compiled programs in one process run into the limit on memory maps, which ends it."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
-        jax.clear_caches()
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -118,6 +118,7 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+@pytest.mark.slow
 def test_colours_follow_the_reader_s(page, dark):
     """Dark and light differ in text and curves, also when the reader changes them while the page is open."""
     light, drawn = page.page.evaluate(COLOURS), page.snapshot("cka_by_layer")

@@ -34,6 +34,7 @@ def alone(model, pair, prompts):
 
 
 @pytest.mark.parametrize("batch_size", [2, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 5, 8))])
+@pytest.mark.everyday_cases(1)
 def test_last_token(model, pair, prompts, batch_size):
     states = HiddenStates(model, batch_size=batch_size, pad=0)(pair, prompts)
     assert states.values.shape == (2, 5, 5, 32)

@@ -74,6 +74,7 @@ def greedy(model, adapter, prompt) -> tuple[list[int], float]:
 
 class TestGreedy:
     @pytest.mark.parametrize("window", [7, pytest.param(None, marks=pytest.mark.slow)])
+    @pytest.mark.everyday_cases(1)
     def test_is_the_argmax_recomputed_from_scratch(self, varied, window):
         model = varied if window is None else with_window(varied, window)
         adapter = two_adapters(model.config)
@@ -122,6 +123,7 @@ class TestGreedy:
 
 class TestCache:
     @pytest.mark.parametrize("window", [None, 7])
+    @pytest.mark.everyday_cases(1)
     def test_hidden_states_are_those_without_one(self, varied, window):
         """Prompts of different lengths, read and gone on with: the same states as of the joined sequences."""
         model = varied if window is None else with_window(varied, window)

@@ -114,6 +114,7 @@ def batch_of(own: Tokenized, *, packed, N=1):
 
 
 class TestEncoder:
+    @pytest.mark.everyday_cases(1)
     def test_padding_and_neighbours_change_nothing(self, encoder):
         """Each text alone, padded, and packed with others into one row: the same hidden states."""
         parts = texts(0, [9, 5, 12])
@@ -161,6 +162,7 @@ class TestEncoder:
         assert sorted(paths) == sorted(flat)
         assert sum(x[...].size for x in flat.values()) == TINY_ENCODER.parameter_count()
 
+    @pytest.mark.slow
     def test_its_first_token_is_measured(self, encoder):
         prompts = texts(5, [9, 17, 5])
         made = HiddenStates(encoder, batch_size=2, pad=PAD)(take(random_adapter(), [0]), prompts)
@@ -223,6 +225,7 @@ class TestConfig:
 
 
 class TestHead:
+    @pytest.mark.slow
     def test_classes_of_other_tasks_take_no_part(self, encoder):
         """Neither in the loss nor in the gradients, which are those of a head for the one task."""
         adapter, batch = random_adapter(["a"]), batch_of(SETS["b"], packed=True)
@@ -423,6 +426,7 @@ class TestTraining:
         for found, want in zip(jax.tree.leaves((state, fixed)), jax.tree.leaves(real), strict=True):
             assert (found.shape, found.dtype) == (want.shape, want.dtype)
 
+    @pytest.mark.slow
     def test_losses_in_some_layers_only(self, encoder):
         """Each example by itself, under its mask: the head stays."""
         adapter, keep = random_adapter(["a"]), np.array([[0, 0], [1, 0], [1, 1]], bool)

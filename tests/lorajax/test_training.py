@@ -91,6 +91,7 @@ def test_how_a_step_is_computed_changes_nothing(model, config, tmp_path, usual, 
     assert_close(one, two)
 
 
+@pytest.mark.slow
 def test_killed_run_ends_as_an_unkilled_one(model, config, tmp_path):
     fleet = fleet_of(config, ["E", "a"], steps=(6, 4))
     whole = train(model, fleet, QUICK, tmp_path / "whole", checkpoint_every=2).adapter
@@ -201,6 +202,7 @@ def test_diverging_adapter_stops_alone(model, config, tmp_path):
     assert all(list(row["loss"]) == ["a"] for row in rows)
 
 
+@pytest.mark.slow
 def test_divergence_in_the_middle_keeps_the_state_before(model, config, tmp_path):
     """A learning rate that overflows: what is left is finite, and the others never notice."""
     fleet = fleet_of(config, ["a", "b"], rates=(1e-2, 1e36))
@@ -247,6 +249,7 @@ def test_early_stopping_keeps_the_best(model, config, tmp_path):
     assert (tmp_path / "whole/metrics.jsonl").read_text() == (tmp_path / "killed/metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_early_stopping_is_the_same_alone(model, config, tmp_path):
     """A shorter adapter is measured at its own last step, as it would be alone."""
     settings = dataclasses.replace(QUICK, steps=9, evaluate_every=4, patience=3)
@@ -296,6 +299,7 @@ def test_step_compiles_once_and_base_is_an_argument(model, config):
     assert abs((four - one) - (own_four - own_one) - 3 * batches) < 1024
 
 
+@pytest.mark.everyday_cases(1)
 def test_losses_against_optax(model, config, tokens):
     """Chunked, gathered cross-entropy equals optax on the full logits; so do its gradients."""
     rng = np.random.default_rng(0)

@@ -30,6 +30,8 @@ from run.workbench import Workbench
 from tests.run.test_lock import HOLD
 from tests.tiny import TINY, tiny_checkpoint
 
+pytestmark = pytest.mark.slow  # a whole study of its own; every day, that of test_commands has the same measures
+
 MODEL = dataclasses.replace(TINY, num_layers=4)
 TASKS = ("capital_city", "arithmetic")
 PAIRS = [(task, model) for task in TASKS for model in ("C", "E")]

@@ -369,6 +369,7 @@ class TestBadInput:
         self.fails("could not be written|Not a directory", finetune, tmp_path / "file" / "s", "--model", model, *FLAGS)
         self.fails("exists and is not empty", export, model, tmp_path / "file")
 
+    @pytest.mark.slow
     def test_no_space(self, model, tmp_path, monkeypatch):
         """A full disk while an adapter is written: the error says so, and nothing half-written stays."""
         from safetensors import SafetensorError

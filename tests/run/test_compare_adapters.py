@@ -181,6 +181,7 @@ def test_what_is_done_is_not_done_again(done, monkeypatch, capsys):
     assert "up to date" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_chosen_modules_layers_and_names(planted, tmp_path):
     options = CompareAdapters(
         (f"x={planted}",),
@@ -260,6 +261,7 @@ def test_adapters_of_one_task_are_no_evidence_for_clusters(planted, tmp_path):
     assert float(two[6]["value"]) == 1
 
 
+@pytest.mark.slow
 def test_a_single_adapter(planted, tmp_path, capsys):
     pairs = compare_adapters(CompareAdapters((str(planted / "a0"),), out=tmp_path))
     assert pairs.sizes["task"] == 1
@@ -288,6 +290,7 @@ def test_against_the_base_model(tmp_path):
     assert own.sel(base_measure="intruders") == (cosines < 0.5).sum() > 0
 
 
+@pytest.mark.slow
 def test_another_base_model(tmp_path):
     write_adapter(tmp_path / "c", {tensor("q_proj", 1, "A"): np.ones((3, 5), np.float32), tensor("q_proj", 1, "B"): np.ones((9, 3), np.float32)})  # fmt: skip
     options = CompareAdapters((str(tmp_path / "c"),), out=tmp_path / "x", base=str(tiny_checkpoint(tmp_path / "base")))

@@ -20,6 +20,7 @@ def folder(tmp_path_factory) -> StudyFolder:
 
 
 @pytest.mark.parametrize("width", ["column", "page"])
+@pytest.mark.everyday_cases(1)
 def test_every_figure_is_as_wide_as_asked_and_nothing_is_cut_off(folder, width):
     with as_wide_as(width):
         found = Found.read(folder)

@@ -25,6 +25,8 @@ from run.workbench import Workbench
 from tests.conftest import randomize
 from tests.tiny import TINY, tiny_checkpoint
 
+pytestmark = pytest.mark.slow  # a whole study of its own; every day, that of test_commands has the same measures
+
 MODEL = dataclasses.replace(TINY, num_layers=4)
 TASKS = ("capital_city", "arithmetic", "number_words", "film_reviews")
 LORA = LoraConfig(rank=2, targets=("all-linear",))
