@@ -114,7 +114,6 @@ def batch_of(own: Tokenized, *, packed, N=1):
 
 
 class TestEncoder:
-    @pytest.mark.everyday_cases(1)
     def test_padding_and_neighbours_change_nothing(self, encoder):
         """Each text alone, padded, and packed with others into one row: the same hidden states."""
         parts = texts(0, [9, 5, 12])

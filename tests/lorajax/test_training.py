@@ -299,7 +299,6 @@ def test_step_compiles_once_and_base_is_an_argument(model, config):
     assert abs((four - one) - (own_four - own_one) - 3 * batches) < 1024
 
 
-@pytest.mark.everyday_cases(1)
 def test_losses_against_optax(model, config, tokens):
     """Chunked, gathered cross-entropy equals optax on the full logits; so do its gradients."""
     rng = np.random.default_rng(0)
