@@ -111,6 +111,7 @@ def test_arrow_keys_go_through_a_heat_map(page, study):
 @pytest.mark.parametrize("figure", ["losses", "adapter_layer_heatmaps"])
 def test_the_table_lists_what_is_drawn(page, figure):
     page.page.locator(f"#{figure} summary").click()
+    page.page.locator(f"#{figure} .listed tr").nth(1).wait_for()  # the rows are made once it is open
     rows = page.page.eval_on_selector_all(
         f"#{figure} .listed tr", "(all) => all.map((row) => [...row.cells].map((cell) => cell.textContent))"
     )
