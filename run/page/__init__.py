@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 #: In the order in which they need each other.
 SCRIPTS = (
     *("table", "look", "figure", "pieces"),
-    *("similarity", "geometry", "adapters", "training", "published", "start"),
+    *("similarity", "bands", "geometry", "adapters", "adapter_layers", "training", "published", "start"),
 )
 
 

@@ -14,8 +14,14 @@ const coarse = window.matchMedia("(pointer: coarse)");
 
 const escapeText = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 const filled = (cell) => (["", "nan", undefined].includes(cell) ? "missing" : cell);
-const hoverText = (row) => Object.entries(row).map(([k, v]) => `${escapeText(k)}: <b>${escapeText(filled(v))}</b>`).join("<br>");
-const spokenText = (row) => Object.entries(row).map(([k, v]) => `${k} ${filled(v)}`).join(", ");
+const hoverText = (row) =>
+  Object.entries(row)
+    .map(([k, v]) => `${escapeText(k)}: <b>${escapeText(filled(v))}</b>`)
+    .join("<br>");
+const spokenText = (row) =>
+  Object.entries(row)
+    .map(([k, v]) => `${k} ${filled(v)}`)
+    .join(", ");
 
 class Figure {
   constructor(element) {
@@ -167,7 +173,8 @@ class Figure {
     const name = lines.length > 1 && row === undefined && this.traces[trace].name;
     this.readout.textContent = (name ? `${name}: ` : "") + spokenText(rows[point]);
     const axes = this.traces[trace];
-    const at = row === undefined ? { curveNumber: trace, pointNumber: point } : { xval: axes.x[point], yval: axes.y[row] };
+    const at =
+      row === undefined ? { curveNumber: trace, pointNumber: point } : { xval: axes.x[point], yval: axes.y[row] };
     window.Plotly.Fx.hover(this.canvas, row === undefined ? [at] : at);
   }
 

@@ -37,15 +37,31 @@ function boxes(name, colour, x, lists, width, describe) {
   const there = five.map((_, i) => i).filter((i) => five[i].n);
   const of = (key) => there.map((i) => five[i][key]);
   const box = {
-    type: "box", name, x: there.map((i) => x[i]), q1: of("q1"), median: of("median"), q3: of("q3"),
-    lowerfence: of("low"), upperfence: of("high"), width, line: { color: colour, width: 1.3 },
-    fillcolor: faint(colour, 0.3), legendgroup: name,
+    type: "box",
+    name,
+    x: there.map((i) => x[i]),
+    q1: of("q1"),
+    median: of("median"),
+    q3: of("q3"),
+    lowerfence: of("low"),
+    upperfence: of("high"),
+    width,
+    line: { color: colour, width: 1.3 },
+    fillcolor: faint(colour, 0.3),
+    legendgroup: name,
   };
   const medians = {
-    ...DOTS, name, x: box.x, y: box.median, showlegend: false, legendgroup: name,
+    ...DOTS,
+    name,
+    x: box.x,
+    y: box.median,
+    showlegend: false,
+    legendgroup: name,
     marker: { color: colour, size: width > 0.5 ? 14 : 9, opacity: 0.01 },
     rows: there.map((i) => ({
-      ...describe(i), median: rounded(five[i].median), "middle half": `${rounded(five[i].q1)} to ${rounded(five[i].q3)}`,
+      ...describe(i),
+      median: rounded(five[i].median),
+      "middle half": `${rounded(five[i].q1)} to ${rounded(five[i].q3)}`,
       tasks: String(five[i].n),
     })),
   };
@@ -55,18 +71,49 @@ function boxes(name, colour, x, lists, width, describe) {
 /** A heat map of cells `rows[i][j]` with numbers `z[i][j]`; its scale is beside it, or above where the page is narrow. */
 function heat(x, y, z, rows, title, width, own = {}) {
   const font = { size: 13 };
-  const above = { orientation: "h", y: 1.01, yanchor: "bottom", thickness: 10, title: { text: onLines(title, width * 0.6), side: "top", font } };
+  const above = {
+    orientation: "h",
+    y: 1.01,
+    yanchor: "bottom",
+    thickness: 10,
+    title: { text: onLines(title, width * 0.6), side: "top", font },
+  };
   const beside = { thickness: 12, title: { text: title, side: "right", font } };
   const colorbar = { outlinewidth: 0, ...(isNarrow(width) ? above : beside) };
-  return { type: "heatmap", x, y, z, rows, colorscale: "Viridis", xgap: 0, ygap: 0, hoverongaps: true, colorbar, ...own };
+  return {
+    type: "heatmap",
+    x,
+    y,
+    z,
+    rows,
+    colorscale: "Viridis",
+    xgap: 0,
+    ygap: 0,
+    hoverongaps: true,
+    colorbar,
+    ...own,
+  };
 }
 
 /** A scale from blue over the page's own colour to orange, for differences. */
-const differences = (colours) => [[0, "#0072B2"], [0.5, colours.paper], [1, "#D55E00"]];
+const differences = (colours) => [
+  [0, "#0072B2"],
+  [0.5, colours.paper],
+  [1, "#D55E00"],
+];
 
 /** A flat line across. */
 function level(y, colours, dash = "solid") {
-  return { type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, layer: "below", line: { color: colours.zero, width: 1, dash } };
+  return {
+    type: "line",
+    xref: "paper",
+    x0: 0,
+    x1: 1,
+    y0: y,
+    y1: y,
+    layer: "below",
+    line: { color: colours.zero, width: 1, dash },
+  };
 }
 
 /** Grey columns over layers without any value. */
@@ -116,9 +163,13 @@ function mapLayout(width, names, height) {
   const rows = narrow ? Math.ceil(names.length / Math.max(1, Math.floor(width / 200))) : 0;
   const plot = narrow ? height - 140 : height;
   const layout = {
-    height: plot + 24 * rows, margin: { l: 14, r: beside, t: 14, b: 14 + 24 * rows },
-    legend: narrow ? { orientation: "h", y: -0.02, yanchor: "top", maxheight: 24 * rows + 20 } : { x: 1.01, y: 1, yanchor: "top" },
-    xaxis: { ...BARE }, yaxis: { ...BARE, scaleanchor: "x" },
+    height: plot + 24 * rows,
+    margin: { l: 14, r: beside, t: 14, b: 14 + 24 * rows },
+    legend: narrow
+      ? { orientation: "h", y: -0.02, yanchor: "top", maxheight: 24 * rows + 20 }
+      : { x: 1.01, y: 1, yanchor: "top" },
+    xaxis: { ...BARE },
+    yaxis: { ...BARE, scaleanchor: "x" },
   };
   return { layout, room: [width - 14 - beside, plot - 28] };
 }
@@ -136,7 +187,9 @@ function placeNames(x, y, names, [width, height]) {
   const [left, top, right, bottom] = placed.bounds;
   const around = (middle, side) => [(middle - side / 2) / scale, (middle + side / 2) / scale];
   return {
-    annotations: placed.annotations, x: around((left + right) / 2, width), y: around(-(top + bottom) / 2, height),
+    annotations: placed.annotations,
+    x: around((left + right) / 2, width),
+    y: around(-(top + bottom) / 2, height),
   };
 }
 
@@ -158,7 +211,17 @@ function namesAt(x, y, names, scale) {
     if (!found) return [];
     const { box, ...place } = found;
     taken.push(box);
-    return [{ x: x[i], y: y[i], text: escapeText(names[i]), showarrow: false, yanchor: "middle", font: { size: 11 }, ...place }];
+    return [
+      {
+        x: x[i],
+        y: y[i],
+        text: escapeText(names[i]),
+        showarrow: false,
+        yanchor: "middle",
+        font: { size: 11 },
+        ...place,
+      },
+    ];
   });
   const end = (best, at) => taken.reduce((found, box) => best(found, box[at]), taken[0]?.[at] ?? 0);
   return { annotations, bounds: [end(Math.min, 0), end(Math.min, 1), end(Math.max, 2), end(Math.max, 3)] };

@@ -1,4 +1,4 @@
-// CKA by layer, between all layers, by task, by estimator, and the bands of layers.
+// CKA by layer, between all layers, by task, and by estimator.
 
 /** Rows of same-layer CKA: a function from pair, estimator, task and layer to the number of a row. */
 function sameLayer(cka) {
@@ -53,13 +53,20 @@ plots.cka_by_layer = async ({ cka }) => {
           });
         });
         traces.push({
-          ...DOTS, name: `${pair}: ${few ? "tasks" : "far tasks"}`, legendgroup: pair, showlegend: false,
-          x: dots.map((d) => d.x), y: dots.map((d) => d.y), rows: dots.map((d) => d.row),
+          ...DOTS,
+          name: `${pair}: ${few ? "tasks" : "far tasks"}`,
+          legendgroup: pair,
+          showlegend: false,
+          x: dots.map((d) => d.x),
+          y: dots.map((d) => d.y),
+          rows: dots.map((d) => d.row),
           marker: { color: few ? colours.text : colours[pair], size: 4.5, opacity: few ? 0.45 : 0.8 },
         });
       });
       const layout = {
-        height: 420, boxmode: "overlay", shapes: [...missingColumns(columns, colours), level(0, colours)],
+        height: 420,
+        boxmode: "overlay",
+        shapes: [...missingColumns(columns, colours), level(0, colours)],
         xaxis: { title: "layer", range: [-0.7, layers.length - 0.3], ...layerTicks(layers, width) },
         yaxis: { title: `same-layer CKA (${estimator})`, range: ckaRange(columns.flat()) },
       };
@@ -107,7 +114,12 @@ plots.cka_all_layers = async ({ cka }) => {
         line.map((cell, j) => {
           const number = one && !less ? text[cell.row] : rounded(z[i][j]);
           const over = one ? { task } : { "mean over": counted(cell.count, "task") };
-          return { [`layer of ${first}`]: rows[i], [`layer of ${second}`]: columns[j], [less ? "difference" : "CKA"]: number, ...over };
+          return {
+            [`layer of ${first}`]: rows[i],
+            [`layer of ${second}`]: columns[j],
+            [less ? "difference" : "CKA"]: number,
+            ...over,
+          };
         }),
       );
       const most = Math.max(1e-3, ...present(z.flat()).map(Math.abs));
@@ -119,9 +131,16 @@ plots.cka_all_layers = async ({ cka }) => {
       const index = (names) => names.map((_, i) => i);
       const traces = [heat(index(columns), index(rows), z, told, less ? "difference of CKA" : "CKA", width, scale)];
       const layout = {
-        ...size, plot_bgcolor: colours.missing,
+        ...size,
+        plot_bgcolor: colours.missing,
         xaxis: { title: `layer of ${second}`, constrain: "domain", ...layerTicks(columns, side) },
-        yaxis: { title: `layer of ${first}`, scaleanchor: "x", constrain: "domain", showgrid: false, ...layerTicks(rows, side) },
+        yaxis: {
+          title: `layer of ${first}`,
+          scaleanchor: "x",
+          constrain: "domain",
+          showgrid: false,
+          ...layerTicks(rows, side),
+        },
       };
       return { traces, layout };
     },
@@ -136,16 +155,16 @@ plots.cka_by_task = async ({ cka }) => {
   const tasks = [...cka.levels("task")].sort((s, t) => order.indexOf(clusters.get(s)) - order.indexOf(clusters.get(t)));
   const both = "E | C less base | C";
   return {
-    controls: {
-      shown: { label: "Shown", options: [both, ...OWN_PAIRS] },
-      estimator: estimatorChoice,
-    },
+    controls: { shown: { label: "Shown", options: [both, ...OWN_PAIRS] }, estimator: estimatorChoice },
     draw({ shown, estimator }, { colours, width }) {
       const read = (pair, task, layer) => at(pair, estimator, task, layer);
       const rows = tasks.map((task) =>
         layers.map((layer) => ({
-          task, cluster: clusters.get(task), layer,
-          "E | C": text[read("E | C", task, layer)], "base | C": text[read("base | C", task, layer)],
+          task,
+          cluster: clusters.get(task),
+          layer,
+          "E | C": text[read("E | C", task, layer)],
+          "base | C": text[read("base | C", task, layer)],
         })),
       );
       const z = tasks.map((task) =>
@@ -155,20 +174,38 @@ plots.cka_by_task = async ({ cka }) => {
         }),
       );
       const most = Math.max(1e-3, ...present(z.flat()).map(Math.abs));
-      const scale = shown === both
-        ? { zmin: -most, zmax: most, colorscale: differences(colours) }
-        : { zmin: Math.min(0, ...present(z.flat())), zmax: 1 };
+      const scale =
+        shown === both
+          ? { zmin: -most, zmax: most, colorscale: differences(colours) }
+          : { zmin: Math.min(0, ...present(z.flat())), zmax: 1 };
       const index = (list) => list.map((_, i) => i);
-      const traces = [heat(index(layers), index(tasks), z, rows, shown === both ? "difference of CKA" : "CKA", width, scale)];
+      const traces = [
+        heat(index(layers), index(tasks), z, rows, shown === both ? "difference of CKA" : "CKA", width, scale),
+      ];
       const lines = tasks.flatMap((task, i) => {
         if (!i || clusters.get(task) === clusters.get(tasks[i - 1])) return [];
-        return [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: i - 0.5, y1: i - 0.5, line: { color: colours.soft, width: 0.7 } }];
+        return [
+          {
+            type: "line",
+            xref: "paper",
+            x0: 0,
+            x1: 1,
+            y0: i - 0.5,
+            y1: i - 0.5,
+            line: { color: colours.soft, width: 0.7 },
+          },
+        ];
       });
       const layout = {
-        height: 130 + 17 * tasks.length, plot_bgcolor: colours.missing, shapes: lines,
+        height: 130 + 17 * tasks.length,
+        plot_bgcolor: colours.missing,
+        shapes: lines,
         xaxis: { title: "layer", ...layerTicks(layers, width * 0.6) },
         yaxis: {
-          tickvals: index(tasks), ticktext: tasks.map((t) => escapeText(cut(t, nameRoom(width)))), autorange: "reversed", showgrid: false,
+          tickvals: index(tasks),
+          ticktext: tasks.map((t) => escapeText(cut(t, nameRoom(width)))),
+          autorange: "reversed",
+          showgrid: false,
           tickfont: { size: 11 },
         },
       };
@@ -186,11 +223,15 @@ plots.cka_estimators = async ({ cka }) => {
     controls: { pair: { label: "Models", options: cka.levels("pair") } },
     draw({ pair }, { colours, width }) {
       const colour = colours[pair] ?? colours.text;
-      const over = (estimator, numbers, layer) => tasks.map((task) => numbers[at(pair, estimator, task, layer)]).filter(Number.isFinite);
+      const over = (estimator, numbers, layer) =>
+        tasks.map((task) => numbers[at(pair, estimator, task, layer)]).filter(Number.isFinite);
       const along = (estimator, numbers) => layers.map((layer) => mean(over(estimator, numbers, layer)));
-      const rows = (what, y, estimator = what, numbers = value) => layers.map((layer, i) => (
-        { layer, [what]: rounded(y[i]), "mean over": counted(over(estimator, numbers, layer).length, "task") }
-      ));
+      const rows = (what, y, estimator = what, numbers = value) =>
+        layers.map((layer, i) => ({
+          layer,
+          [what]: rounded(y[i]),
+          "mean over": counted(over(estimator, numbers, layer).length, "task"),
+        }));
       const [debiased, biased] = [along("debiased", value), along("biased", value)];
       const traces = [
         band(x, debiased, biased, colour),
@@ -200,82 +241,21 @@ plots.cka_estimators = async ({ cka }) => {
       if (chance) {
         const by = along("biased", chance);
         const grey = { line: { dash: "dot", width: 1.5 } };
-        traces.push(curve("biased, of unrelated states", colours.soft, x, by, rows("biased by chance", by, "biased", chance), grey));
+        traces.push(
+          curve(
+            "biased, of unrelated states",
+            colours.soft,
+            x,
+            by,
+            rows("biased by chance", by, "biased", chance),
+            grey,
+          ),
+        );
       }
       const layout = {
         shapes: [level(0, colours)],
         xaxis: { title: "layer", ...layerTicks(layers, width) },
         yaxis: { title: "same-layer CKA, mean over tasks", range: ckaRange(debiased) },
-      };
-      return { traces, layout };
-    },
-  };
-};
-
-plots.bands_by_layer = async ({ cka_by_layer: curves, bands }) => {
-  const layers = curves.levels("layer");
-  const x = layers.map((_, i) => i);
-  const places = new Map(layers.map((name, i) => [name, i]));
-  return {
-    controls: {
-      cuts: { label: "Bands of", options: bands.levels("curves") },
-      statistic: { label: "Curves", options: ["mean", "median"] },
-    },
-    draw({ cuts, statistic }, { colours, width }) {
-      const pairs = cuts.split(" and ");
-      const traces = [];
-      for (const pair of pairs) {
-        const rows = curves.rows({ pair });
-        const of = (name) => rows.map((i) => curves.numbers(name)[i]);
-        const text = (name) => rows.map((i) => curves.text(name)[i]);
-        const [value, low, high, tasks] = [text(statistic), text(`${statistic}_low`), text(`${statistic}_high`), text("tasks")];
-        const told = rows.map((_, i) => ({ layer: layers[i], pair, [statistic]: value[i], "95 %": `${filled(low[i])} to ${filled(high[i])}`, tasks: tasks[i] }));
-        traces.push(band(x, of(`${statistic}_low`), of(`${statistic}_high`), colours[pair] ?? colours.text));
-        traces.push(curve(pair, colours[pair] ?? colours.text, x, of(statistic), told));
-      }
-      const [shapes, annotations] = [[], []];
-      const own = bands.rows({ curves: cuts });
-      const cell = (name, i) => bands.text(name)[i];
-      own.forEach((i, n) => {
-        const [from, to] = [places.get(cell("first", i)), places.get(cell("last", i))];
-        const column = { type: "rect", yref: "paper", y0: 0, y1: 1, layer: "below", line: { width: 0 } };
-        if (n % 2 === 0) shapes.push({ ...column, x0: from - 0.5, x1: to + 0.5, fillcolor: faint(colours.soft, 0.1) });
-        annotations.push({
-          x: (from + to) / 2, y: 0.02, yref: "paper", showarrow: false, font: { size: 12, color: colours.soft },
-          text: `${shortLayer(cell("first", i))} to ${shortLayer(cell("last", i))}`,
-        });
-        if (n === 0) return;
-        const [low, high] = [cell("begins_low", i), cell("begins_high", i)];
-        shapes.push({ type: "line", yref: "paper", y0: 0, y1: 1, x0: from - 0.5, x1: from - 0.5, line: { color: colours.text, width: 1.3, dash: "dash" } });
-        if (!low) return;
-        const [x0, x1] = [places.get(low) - 0.5, places.get(high) - 0.5];
-        shapes.push({ type: "line", yref: "paper", y0: 0.09, y1: 0.09, x0, x1, line: { color: colours.text, width: 5 } });
-      });
-      const layout = {
-        height: 400, shapes, annotations,
-        xaxis: { title: "layer", range: [-0.7, layers.length - 0.3], ...layerTicks(layers, width) },
-        yaxis: { title: `same-layer CKA, ${statistic} over tasks`, range: ckaRange(curves.numbers(`${statistic}_low`)) },
-      };
-      return { traces, layout };
-    },
-  };
-};
-
-plots.cka_by_depth = async ({ cka_by_depth: curves }) => {
-  const studies = curves.levels("study");
-  return {
-    controls: { pair: { label: "Models", options: curves.levels("pair"), value: "E | C" } },
-    draw({ pair }, { colours }) {
-      const dashes = ["solid", DASHED, "dot", "dashdot"];
-      const traces = studies.map((study, n) => {
-        const rows = curves.rows({ study, pair });
-        const of = (name) => rows.map((i) => curves.numbers(name)[i]);
-        const told = rows.map((i) => ({ study, depth: curves.text("depth")[i], CKA: curves.text("cka")[i] }));
-        const line = { line: { dash: dashes[n % dashes.length] } };
-        return curve(escapeText(cut(study)), colours.clusters[n % colours.clusters.length], of("depth"), of("cka"), told, line);
-      });
-      const layout = {
-        xaxis: { title: "share of the depth" }, yaxis: { title: "same-layer CKA, mean over tasks", range: ckaRange(curves.numbers("cka")) },
       };
       return { traces, layout };
     },

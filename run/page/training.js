@@ -10,7 +10,10 @@ plots.losses = async ({ losses }) => {
   return {
     controls: { order: { label: "Order", options: orders } },
     draw({ order }, { colours, width }) {
-      const key = (task) => (order === orders[1] ? -before[first(task, "C") ?? first(task, "E")] : after[first(task, "C")] - before[first(task, "C")]);
+      const key = (task) =>
+        order === orders[1]
+          ? -before[first(task, "C") ?? first(task, "E")]
+          : after[first(task, "C")] - before[first(task, "C")];
       const sorted = order === orders[0] ? tasks : [...tasks].sort((s, t) => (key(s) || 0) - (key(t) || 0));
       const traces = ["E", "C"].flatMap((model, side) => {
         const rows = sorted.flatMap((task, y) => {
@@ -19,16 +22,31 @@ plots.losses = async ({ losses }) => {
         });
         const cell = (name, i) => losses.text(name)[i];
         const told = rows.map(({ i }) => ({
-          task: cell("task", i), cluster: cell("cluster", i), model, before: cell("before", i), after: cell("after", i), tokens: cell("tokens", i),
+          task: cell("task", i),
+          cluster: cell("cluster", i),
+          model,
+          before: cell("before", i),
+          after: cell("after", i),
+          tokens: cell("tokens", i),
         }));
         const colour = colours[model];
-        const lines = { ...LINE, x: rows.flatMap(({ i }) => [before[i], after[i], null]), y: rows.flatMap(({ y }) => [y, y, null]) };
+        const lines = {
+          ...LINE,
+          x: rows.flatMap(({ i }) => [before[i], after[i], null]),
+          y: rows.flatMap(({ y }) => [y, y, null]),
+        };
         const spots = { ...DOTS, y: rows.map(({ y }) => y) };
         const open = { color: colours.paper, size: 7, line: { color: colour, width: 1.5 } };
         return [
           { ...lines, line: { color: colour, width: 2 }, showlegend: false },
           { ...spots, x: rows.map(({ i }) => before[i]), marker: open, showlegend: false },
-          { ...spots, name: `after tuning: ${model}`, x: rows.map(({ i }) => after[i]), rows: told, marker: { color: colour, size: 8 } },
+          {
+            ...spots,
+            name: `after tuning: ${model}`,
+            x: rows.map(({ i }) => after[i]),
+            rows: told,
+            marker: { color: colour, size: 8 },
+          },
         ];
       });
       const open = { color: colours.paper, size: 7, line: { color: colours.soft, width: 1.5 } };
@@ -36,7 +54,12 @@ plots.losses = async ({ losses }) => {
       const layout = {
         height: 110 + 26 * sorted.length,
         xaxis: { title: "held-out loss (nats)", rangemode: "tozero", showgrid: true },
-        yaxis: { tickvals: sorted.map((_, i) => i), ticktext: sorted.map((t) => escapeText(cut(t, nameRoom(width)))), range: [sorted.length - 0.4, -0.6], showgrid: false },
+        yaxis: {
+          tickvals: sorted.map((_, i) => i),
+          ticktext: sorted.map((t) => escapeText(cut(t, nameRoom(width)))),
+          range: [sorted.length - 0.4, -0.6],
+          showgrid: false,
+        },
       };
       return { traces, layout };
     },
@@ -60,7 +83,8 @@ plots.training = async ({ training }) => {
       const own = (model) => {
         const rows = training.rows({ model });
         return {
-          x: rows.map((i) => step[i]), y: rows.map((i) => value[i]),
+          x: rows.map((i) => step[i]),
+          y: rows.map((i) => value[i]),
           rows: rows.map((i) => ({ model, step: training.text("step")[i], [kind]: training.text(name)[i] })),
         };
       };
@@ -68,18 +92,32 @@ plots.training = async ({ training }) => {
       const one = controls.length === 1;
       const traces = controls.map((m, i) => {
         const line = { color: one ? colours.C : faint(colours.C, 0.45), width: one ? 2.2 : 1 };
-        return { ...LINE, name: one ? escapeText(cut(m)) : "C of each task", legendgroup: "C", showlegend: i === 0, ...own(m), line };
+        return {
+          ...LINE,
+          name: one ? escapeText(cut(m)) : "C of each task",
+          legendgroup: "C",
+          showlegend: i === 0,
+          ...own(m),
+          line,
+        };
       });
       if (models.includes("E") && (chosen === all || chosen === "E")) {
         traces.push({ ...LINE, name: "E", ...own("E"), line: { color: colours.E, width: 2.2 } });
       }
       if (chosen === all && controls.length > 2) {
         const byStep = new Map();
-        controls.forEach((m) => { const { x, y } = own(m); x.forEach((s, i) => byStep.set(s, [...(byStep.get(s) ?? []), y[i]])); });
+        controls.forEach((m) => {
+          const { x, y } = own(m);
+          x.forEach((s, i) => byStep.set(s, [...(byStep.get(s) ?? []), y[i]]));
+        });
         const steps = [...byStep.keys()].sort((s, t) => s - t);
         const middle = steps.map((s) => quantile(byStep.get(s), 0.5));
         traces.push({
-          ...LINE, name: "C: median", x: steps, y: middle, line: { color: colours.C, width: 2.6 },
+          ...LINE,
+          name: "C: median",
+          x: steps,
+          y: middle,
+          line: { color: colours.C, width: 2.6 },
           rows: steps.map((s, i) => ({ step: String(s), "median of C": rounded(middle[i]) })),
         });
       }
