@@ -3,7 +3,8 @@
 Every command has these two flags. With `--quiet`, stdout gets the paths of the results, one a line, and nothing else;
 of a command that writes no file, its tables. With `--json`, stdout gets one object at the end, and all else goes to
 stderr: `files` are the paths of the results, made now or before, and the command's docstring names its other keys. NaN
-is null. Where the exit code is not 0 there is the key `error`, and no other unless the code is 3.
+is null. Where the exit code is not 0 there is the key `error`, and no other unless the code is 3. What ends the process
+at once leaves no object: SIGKILL, and SIGTERM where no training is there to be ended with a checkpoint.
 
 Exit codes are those of `EXIT_CODES`. Tables, colours and progress bars are for terminals: what is not one gets plain
 columns as wide as they are, and now and then a line.
