@@ -26,6 +26,7 @@ from flax import nnx
 
 from lorajax.data.batching import Layout
 from lorajax.lora.adapter import LoraConfig, init_adapter
+from lorajax.machines import matrix_rate
 from lorajax.mesh import make_mesh, replicate
 from lorajax.models.config import ModelConfig
 from lorajax.models.llama import Llama
@@ -57,7 +58,7 @@ def main() -> None:
         jax.config.update("jax_default_matmul_precision", "highest")
     if options.scaling:
         return scaling(config, options)
-    peak = matrix_rate(config, options)
+    peak = matrix_rate(1024, config.hidden_size, config.intermediate_size, options.dtype)
     print(f"plain matrix products: {peak / 1e9:,.0f} GFLOP/s {options.dtype} on {jax.devices()[0].device_kind}")
     for case in options.cases:
         N, B = map(int, case.split("x"))
@@ -93,22 +94,6 @@ def compare(config: ModelConfig, N: int, B: int, peak: float, options: argparse.
         pairs = [b / a for a, b in zip(*seconds.values(), strict=True)]
         told = ", ".join(f"{pair:.2f}" for pair in pairs)
         print(f"  torch + peft takes {statistics.median(pairs):.2f} times as long (pairs {told})")
-
-
-def matrix_rate(config: ModelConfig, options: argparse.Namespace) -> float:
-    """FLOP/s of x @ w with the shapes of the MLP, best of ten."""
-    rows = 1024
-    x = jnp.ones((rows, config.hidden_size), options.dtype)
-    w = jnp.ones((config.hidden_size, config.intermediate_size), options.dtype)
-    product = jax.jit(lambda x, w: x @ w)
-    best = float("inf")
-    for _ in range(10):
-        start = time.perf_counter()
-        for _ in range(10):
-            y = product(x, w)
-        y.block_until_ready()
-        best = min(best, (time.perf_counter() - start) / 10)
-    return 2 * rows * w.size / best
 
 
 def fleet(config: ModelConfig, N: int, B: int, options: argparse.Namespace) -> tuple[Callable[[], float], str]:

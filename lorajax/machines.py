@@ -1,13 +1,14 @@
 """Accelerators: memory, speed and an indicative price, as their makers and sellers publish them. And what a host has.
 
 None of these facts is measured here, and a price is a list price of one seller at one time: check yours. Dense
-bfloat16 peaks are without sparsity; a real step reaches a share of them.
+bfloat16 peaks are without sparsity; a real step reaches a share of them. `matrix_rate` does measure.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import time
 
 from lorajax.errors import LorajaxError
 
@@ -105,3 +106,19 @@ def host_bytes() -> int:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def matrix_rate(rows: int, inner: int, columns: int, dtype: str, *, runs: int = 10) -> float:
+    """Operations a second of products `[rows, inner] @ [inner, columns]` on this process's device, best of `runs`."""
+    import jax
+    import jax.numpy as jnp
+
+    x, w = jnp.ones((rows, inner), dtype), jnp.ones((inner, columns), dtype)
+    product = jax.jit(lambda x, w: x @ w)
+    product(x, w).block_until_ready()
+    best = float("inf")
+    for _ in range(runs):
+        start = time.perf_counter()
+        product(x, w).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * rows * inner * columns / best

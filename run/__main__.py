@@ -103,7 +103,7 @@ def cli(
             cause: BaseException | None = end
             while cause is not None and not isinstance(cause, LorajaxError):
                 cause = cause.__context__
-            fail(str(cause or _unboxed(errors.getvalue())))
+            fail(str(cause or _with_hint(_unboxed(errors.getvalue()), kind, default)))
         raise
     sys.stderr.write(errors.getvalue())
     return options
@@ -114,6 +114,19 @@ def _unboxed(message: str) -> str:
     parts = [" ".join(part.split()) for part in re.split("-{4,}|\u2500{4,}", re.sub("[\u2502-\u257f]", " ", message))]
     told = [part for part in parts if part and not part.startswith("For full helptext")]
     return ". ".join(told[1:] or told)
+
+
+def _with_hint(message: str, kind: type, default: Any) -> str:
+    """The message with a way out, where tyro knows none for a flag that there is not: `--lr` is `--learning-rate`."""
+    message = message.replace(" (default: )", "")
+    unknown = re.match(r"Unrecognized options: --([\w-]+)", message)
+    if unknown is None or "Perhaps you meant" in message:
+        return message
+    words = [flag.field.split("_") for flag in _flags(kind, default) if not flag.positional]
+    meant = [f"--{'-'.join(own)}" for own in words if "".join(word[0] for word in own) == unknown[1]]
+    return f"{message}. " + (
+        f"Perhaps you meant: {' or '.join(meant)}" if meant else "--help names this command's flags"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

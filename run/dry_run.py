@@ -8,19 +8,23 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from lorajax.data.batching import Layout
 from lorajax.data.mixture import quotas
 from lorajax.data.reading import Reading
-from lorajax.data.sources import Limits, open_source
-from lorajax.data.task import select_tasks
+from lorajax.data.sources import open_source
+from lorajax.data.task import Task, select_tasks
+from lorajax.data.token_cache import cached_tokenize
 from lorajax.errors import LorajaxError
+from lorajax.models.checkpoint import cache_folder, tokenizer_here
 from lorajax.models.kinds import is_encoder, read_config
 from lorajax.models.named import config_of
 from run import recipes
-from run.options import DataConfig, StudyConfig
+from run.findings import SMALL_N
+from run.options import MULTI_TASK, StudyConfig
 from run.plan import Plan, plan, show
-from run.task_loading import seen_by_multi_task
+from run.task_loading import load_tasks, seen_by_multi_task
 from run.terminal import result, say, show_table
-from run.workbench import even_groups
+from run.workbench import Workbench, even_groups
 
 #: Sources that may have to be fetched, or are too large, to be counted.
 UNCOUNTED = ("flan2021", "mapped", "ni")
@@ -33,11 +37,12 @@ def dry_run(config: StudyConfig, bases: Mapping[str, str], out: Path) -> None:
     """Prints the settings, the data there are, and what the study takes; reads no rows of large sources, no weights.
 
     Raises:
-      LorajaxError: settings that no study could have. Data and models that are not there are told, not raised.
+      LorajaxError: what the study would stop at: settings that no study could have, bad data, no such model. The data
+        and the models that a recipe itself names need not be here.
     """
     recipe = recipes.load(config.recipe) if config.recipe else None
     _show_settings(config, recipe, bases, out)
-    found = _show_data(config.data)
+    found = _show_data(config, optional=recipe is not None and config.data.data == recipe.flags.get("data"))
     _show_cost(config, recipe, bases, found)
 
 
@@ -56,8 +61,11 @@ def _show_settings(config: StudyConfig, recipe: recipes.Recipe | None, bases: Ma
     if bases:
         source = recipe.sources.get("bases", "recipe") if recipe and "bases" in recipe.flags else "given"
         rows.append(["--bases", " ".join(f"{name}={model}" for name, model in bases.items()), source])
-    title = f"Settings that are not the defaults; the study goes to {out}"
-    show_table(title, ["flag", "value", "where from"], rows, words=(1, 2), only_result=True)
+    if rows:
+        title = f"Settings that are not the defaults; the study goes to {out}"
+        show_table(title, ["flag", "value", "where from"], rows, words=(1, 2), only_result=True)
+    else:
+        say(f"all settings are the defaults; the study goes to {out}")
     result(settings=flags | ({"bases": dict(bases)} if bases else {}), data=None)
 
 
@@ -67,41 +75,69 @@ def _text(value: object) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """The tasks there are: their clusters, and the examples that each is trained on (`counted`, or at most so many)."""
+    """The tasks there are: their clusters, and the examples that each is trained on (`counted`, or at most so many).
+
+    `layout`: the shape that holds any batch of an adapter; None where texts or tokenizer are not here.
+    """
 
     clusters: dict[str, str]
     examples: dict[str, int]
     counted: bool
+    layout: Layout | None = None
 
 
-def _show_data(config: DataConfig) -> Found | None:
-    """Tells which tasks there are, and counts them unless they would have to be fetched; None when there are none."""
+def _show_data(study: StudyConfig, *, optional: bool) -> Found | None:
+    """Tells which tasks there are, and reads them unless they would have to be fetched.
+
+    None where there are no data, and they are `optional`.
+    """
+    config = study.data
     try:
-        source, reading = open_source(config.data), Reading(config.skip_bad_rows, say)
-        known = source.clusters(reading)
-        names = select_tasks(known, config.tasks, config.clusters)
-        clusters = {name: known[name] for name in names}
-        seen = set(seen_by_multi_task(clusters, names, config))
-        local = config.data.partition(":")[0] not in UNCOUNTED
-        examples = dict.fromkeys(names, config.train_examples)
-        if local:
-            tasks = source.read(names, Limits(config.train_examples, config.test_examples), reading)
-            examples = {name: min(len(tasks[name].train), config.train_examples) for name in names}
+        known = open_source(config.data).clusters(Reading(config.skip_bad_rows))
     except LorajaxError as error:
-        say(f"data: missing. {error}")
+        if not optional:
+            raise
+        say(f"data: not here to be counted. {error}")
         return None
+    names = select_tasks(known, config.tasks, config.clusters)
+    clusters = {name: known[name] for name in names}
+    seen = set(seen_by_multi_task(clusters, names, config))
+    local = config.data.partition(":")[0] not in UNCOUNTED
+    tasks = load_tasks(config) if local else {}
+    examples = {name: len(tasks[name].train) if local else config.train_examples for name in names}
+    tests = {name: len(tasks[name].test) if local else config.test_examples for name in names}
     rows = []
     for cluster in dict.fromkeys(clusters.values()):
         own = [name for name in names if clusters[name] == cluster]
         unseen = [name for name in own if name not in seen]
         kind = "no" if not unseen else "yes" if len(unseen) == len(own) else ", ".join(unseen)
-        rows.append([cluster, str(len(own)), kind, f"{sum(examples[name] for name in own):,}", ", ".join(own)])
-    counted = "examples" if local else "examples, at most"
-    title = f"Data: {len(names)} tasks of {config.data}"
-    show_table(title, ["cluster", "tasks", "unseen by E", counted, "which"], rows, words=(2, 4), only_result=True)
-    told = {name: {"cluster": clusters[name], "examples": examples[name], "seen": name in seen} for name in names}
+        counts = (f"{sum(of[name] for name in own):,}" for of in (examples, tests))
+        rows.append([cluster, str(len(own)), kind, *counts, ", ".join(own)])
+    most = "" if local else ", at most"
+    columns = ["cluster", "tasks", "unseen by E", f"to train on{most}", f"test prompts{most}", "which"]
+    show_table(f"Data: {len(names)} tasks of {config.data}", columns, rows, words=(2, 5), only_result=True)
+    if few := [name for name in names if tests[name] < SMALL_N]:
+        say(f"fewer than {SMALL_N} test prompts, so wide intervals: {', '.join(f'{n} ({tests[n]})' for n in few)}")
+    told = {
+        name: {"cluster": clusters[name], "examples": examples[name], "test": tests[name], "seen": name in seen}
+        for name in names
+    }
     result(data={"counted": local, "tasks": told})
-    return Found(clusters, examples, local)
+    return Found(clusters, examples, local, _largest_layout(study, tasks) if local else None)
+
+
+def _largest_layout(config: StudyConfig, tasks: dict[str, Task]) -> Layout | None:
+    """The shape that holds any batch of an adapter; None where the tokenizer is not here, or tokens are no rows."""
+    folder = Path(config.model).expanduser() / "config.json"
+    if folder.exists() and is_encoder(read_config(folder)):
+        return None
+    tokenizer = tokenizer_here(config.model)
+    if tokenizer is None:
+        return None
+    how = (tokenizer, config.prompt, cache_folder() / "tokens", None)
+    train = {name: cached_tokenize(task.train, *how) for name, task in tasks.items()}
+    bench = Workbench(config, None, tasks, train, {}, {})  # type: ignore[arg-type]  # no model is asked for
+    return bench.largest_layout([MULTI_TASK, *tasks])
 
 
 def _show_cost(
@@ -117,43 +153,54 @@ def _show_cost(
     model = next(iter(bases.values()), config.model)
     given = recipe is None or model not in (recipe.flags.get("model"), *_bases_of(recipe))
     sizes = model if given or not recipe else recipe.sizes or model
+    optional = recipe is not None and not given
     try:
         if (folder := Path(sizes).expanduser() / "config.json").exists() and is_encoder(read_config(folder)):
-            raise LorajaxError(f"{sizes} is an encoder, and run.plan knows decoders only")
+            say(f"cost: {sizes} is an encoder, and run.plan knows decoders only")
+            return
         model_config = config_of(sizes)
-        if config.prompt.max_length > model_config.max_positions:
-            raise LorajaxError(
-                f"--max-length {config.prompt.max_length} is more than the {model_config.max_positions} positions "
-                f"of {sizes}"
-            )
-        options = Plan(
-            model=sizes,
-            fleet=max(1, min(config.fleet_size, tasks)),
-            length=config.prompt.max_length,
-            answers=config.prompt.max_answer,
-            tasks=tasks,
-            examples=config.data.test_examples,
-            dtype=config.dtype,
-            quantize=config.quantize,
-            mesh=config.mesh,
-            lora=config.lora,
-            train=config.train,
-            accelerator=recipe.accelerator if recipe else "",
-        )
-        options = _with_steps(options, steps)
-        say(f"steps: {words}; a group takes {options.train.steps:,} on average")
-        say(f"compiling the training step of {sizes}; for other machines: {_plan_command(options)}")
-        sections = plan(options)
-        largest = next((line.value for line in sections["memory of each device"] if line.name.startswith("largest")), 0)
-        if largest and largest < options.fleet:  # as the training itself will choose
-            say(f"{options.fleet} adapters together do not fit; planned again for {largest}")
-            sections = plan(_with_steps(dataclasses.replace(options, fleet=largest, search=False), steps))
     except LorajaxError as error:
+        if not optional:
+            raise
         say(f"cost: cannot be planned. {error}")
         return
+    if config.prompt.max_length > model_config.max_positions:
+        raise LorajaxError(
+            f"--max-length {config.prompt.max_length}: more than the {model_config.max_positions} positions of {sizes}"
+        )
+    prompt = config.prompt
+    layout = found.layout or Layout(config.train.batch_size, prompt.max_length, prompt.max_answer)
+    options = Plan(
+        model=sizes,
+        fleet=min(config.fleet_size, tasks + 1),
+        length=layout.length,
+        answers=layout.answers,
+        tasks=tasks,
+        examples=config.data.test_examples,
+        dtype=config.dtype,
+        quantize=config.quantize,
+        mesh=config.mesh,
+        lora=config.lora,
+        train=dataclasses.replace(config.train, batch_size=layout.rows),
+        accelerator=recipe.accelerator if recipe else "",
+    )
+    options = _with_steps(options, steps)
+    say(f"steps: {words}; a group of adapters that are trained together takes {options.train.steps:,}{_mean(steps)}")
+    known = "which hold any batch of these texts" if found.layout else "as --max-length allows; shorter texts take less"
+    say(f"batch of an adapter: {layout.rows} rows of {layout.length} tokens, {known}")
+    say(f"compiling the training step of {sizes}; for other machines: {_plan_command(options)}")
+    sections = plan(options)
+    largest = next((line.value for line in sections["memory of each device"] if line.name.startswith("largest")), 0)
+    if largest and largest < options.fleet:  # as the training itself will choose
+        say(f"{options.fleet} adapters together do not fit; planned again for {largest}")
+        sections = plan(_with_steps(dataclasses.replace(options, fleet=largest, search=False), steps))
     show({title: sections[title] for title in ("target", "memory of each device", "comparing hidden states", "study")})
     if len(bases) > 1:
         say(f"for each of the {len(bases)} bases: {', '.join(bases)}")
+
+
+def _mean(steps: list[int]) -> str:
+    return "" if min(steps) == max(steps) else " on average"
 
 
 def _bases_of(recipe: recipes.Recipe) -> list[str]:

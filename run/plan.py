@@ -20,7 +20,7 @@ import tyro
 from lorajax.data.batching import Layout
 from lorajax.errors import LorajaxError
 from lorajax.lora.adapter import LoraConfig
-from lorajax.machines import Speed, machine, machine_of
+from lorajax.machines import Speed, machine, machine_of, matrix_rate
 from lorajax.mesh import parse_mesh
 from lorajax.models.named import config_of
 from lorajax.models.quantize import Quantize
@@ -31,6 +31,9 @@ from run.options import Dtype
 from run.plan_sections import Line, comparison, memory, study, target, time, work
 from run.plan_target import Question, ask, check_topology
 from run.terminal import command, result, say, show_table
+
+#: What the operations a second are said to be a share of.
+PUBLISHED, RATE_HERE = "the published peak, that of bfloat16", "the rate of plain products, measured here"
 
 #: Largest fleet that is looked for, unless --tasks says how many adapters there are.
 MOST = 64
@@ -75,7 +78,7 @@ class Plan:
     efficiency: float = 0.4
     """Share of the peak operations that a step is assumed to reach."""
     peak: float = 0.0
-    """Operations a second of one accelerator; 0 for the published dense bfloat16 peak."""
+    """Operations a second of one accelerator; 0 for the published dense bfloat16 peak, of a CPU its rate now."""
     price: float = 0.0
     """US dollars an hour for one accelerator; 0 for a list price."""
 
@@ -145,7 +148,9 @@ def plan(options: Plan) -> dict[str, list[Line]]:
     found = ask(question, devices=virtual, python=options.tpu_python)
     meant = meant or machine_of(found.kind)
     layout = dataclasses.replace(options.layout, rows=found.rows)
-    peak = options.peak or (meant.peak if meant else 0)
+    peak, of = options.peak or (meant.peak if meant else 0), "--peak" if options.peak else PUBLISHED
+    if not peak and found.platform == "cpu" and not (options.devices or options.topology or options.accelerator):
+        peak, of = matrix_rate(512, config.hidden_size, config.intermediate_size, options.dtype, runs=5), RATE_HERE
     moved = found.moved(options.train.remat, options.train.accumulate)
     speed = Speed(peak * options.efficiency * found.chips or None, meant.bandwidth if meant else None)
 
@@ -157,7 +162,7 @@ def plan(options: Plan) -> dict[str, list[Line]]:
         "target": target(options, config, found),
         "memory of each device": memory(options, found),
         "work of a step": work(step, found, tokens),
-        "time": time(options, step, speed, moved, tokens),
+        "time": time(options, step, speed, moved, tokens, of),
         "comparing hidden states": comparison(options, config, found),
         "study": study(options, lambda n: speed.seconds(flops(n).total, moved), meant, found.chips),
     }

@@ -88,13 +88,12 @@ def work(flops: Flops, found: Answer, tokens: int) -> list[Line]:
     ]
 
 
-def time(options: Plan, flops: Flops, speed: Speed, moved: float, tokens: int) -> list[Line]:
-    """How long a step takes."""
+def time(options: Plan, flops: Flops, speed: Speed, moved: float, tokens: int, of: str) -> list[Line]:
+    """How long a step takes; `of` says what the operations a second are a share of."""
     seconds = speed.seconds(flops.total, moved)
     if seconds is None:
         return [Line("seconds of a step", None, "unknown: give --peak", ASSUMED)]
-    peak = "--peak" if options.peak else "the published peak, that of bfloat16"
-    lines = [Line("seconds of a step", seconds, f"{seconds:.3f}", f"{ASSUMED}: {options.efficiency:.0%} of {peak}")]
+    lines = [Line("seconds of a step", seconds, f"{seconds:.3f}", f"{ASSUMED}: {options.efficiency:.0%} of {of}")]
     moving = speed.moving(moved)
     if moving is not None:
         basis = f"{COUNTED}, at the published bandwidth"
@@ -120,7 +119,7 @@ def study(options: Plan, seconds: Callable[[int], float | None], meant: Accelera
     if step is None:
         return lines
     hours = groups * steps * step / 3600
-    lines.append(Line("hours", hours, duration(hours * 3600), f"{ASSUMED}, as the time of a step"))
+    lines.append(Line("hours", hours, duration(hours * 3600), f"{ASSUMED}, as the time of a step; training alone"))
     lines.append(Line("accelerator-hours", hours * chips, f"{hours * chips:,.1f}", f"{ASSUMED}, on {chips:g}"))
     price = options.price or (meant.price if meant else None)
     if price:

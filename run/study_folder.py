@@ -83,7 +83,7 @@ class StudyFolder:
         try:
             record = json.loads(file.read_text("utf-8"))
         except FileNotFoundError:
-            raise LorajaxError(f"{file}: no such file; make a study first: python -m run.finetune {path}") from None
+            raise LorajaxError(f"{file}: no such file; make a study first: python -m run.study {path}") from None
         except ValueError as error:
             raise LorajaxError(f"{file}: not JSON: {error}") from None
         if not isinstance(record, dict) or record.get("format") != FORMAT:

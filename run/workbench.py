@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from lorajax.data.batching import Stream, plan_layouts, round_up
+from lorajax.data.batching import Layout, Stream, plan_layouts, round_up
 from lorajax.data.classes import Classes, find_classes
 from lorajax.data.mixture import quotas
 from lorajax.data.prompts import Tokenized, first, join, pick
@@ -184,20 +184,23 @@ class Workbench:
         """Optimizer steps of the adapter `name`."""
         return self.config.train.steps_for(name, sum(self.quotas(name).values()))
 
+    def largest_layout(self, names: Sequence[str]) -> Layout:
+        """The shape that holds any batch of the adapters `names`, trained together; needs no model."""
+        layouts = plan_layouts(
+            [self._stream(name) for name in names],
+            [self.steps(name) for name in names],
+            batch_size=self.config.train.batch_size,
+            packed=self.config.train.packing,
+            row_multiple=self.config.train.accumulate,
+        ).layouts
+        return dataclasses.replace(layouts[-1], answers=max(layout.answers for layout in layouts))
+
     def fleet_size(self, names: Sequence[str]) -> int:
         """How many of the adapters `names` are trained together: as many as the settings and the memory allow."""
         most = min(self.config.fleet_size, len(names))
         if most < 1:
             return self.config.fleet_size
-        train, mesh = self.config.train, self.mesh
-        layouts = plan_layouts(
-            [self._stream(name) for name in names],
-            [self.steps(name) for name in names],
-            batch_size=train.batch_size,
-            packed=train.packing,
-            row_multiple=train.accumulate,
-        ).layouts
-        largest = dataclasses.replace(layouts[-1], answers=max(layout.answers for layout in layouts))
+        train, mesh, largest = self.config.train, self.mesh, self.largest_layout(names)
         lora = dataclasses.replace(self.config.lora, rank=max(self.lora(name).rank for name in names))
         return fleet_size(self.checkpoint.model, lora, train, largest, mesh, most=most, classes=self.classes)
 

@@ -120,7 +120,7 @@ def _parse(line: bytes, where: str) -> dict[str, Any] | None:
     if not line.strip():
         return None
     try:
-        record = json.loads(line.decode("utf-8-sig"))
+        record = json.loads(line.decode("utf-8-sig").rstrip())  # an error at the end is in this line, not the next
     except json.JSONDecodeError as error:
         raise LorajaxError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
     except UnicodeDecodeError as error:

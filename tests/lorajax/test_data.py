@@ -46,7 +46,7 @@ class TestJsonl:
     @pytest.mark.parametrize(
         ("line", "message"),
         [
-            ('{"task": "a"', r"a\.jsonl:3: not JSON"),
+            ('{"task": "a"', r"a\.jsonl:3: not JSON: Expecting ',' delimiter at column 13"),
             ("[1]", r"a\.jsonl:3: expected a JSON object, found list"),
             (ROW | {"input": " "}, r"a\.jsonl:3: 'input' must be a non-empty text"),
             ({"task": "a", "input": "x", "targets": ["y"]}, r"a\.jsonl:3: 'cluster' must be"),

@@ -29,11 +29,15 @@ def parsed(*arguments):
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    """A recipe of the user's, for a model small enough to plan in seconds."""
-    folder = tmp_path_factory.mktemp("recipe")
-    model = tiny_checkpoint(folder / "tiny")
-    file = folder / "mine.toml"
+def model(tmp_path_factory):
+    """A model small enough to plan in seconds."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("recipe") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def own(model):
+    """A recipe of the user's."""
+    file = model.parent / "mine.toml"
     file.write_text(
         f'about = "a try"\n[flags]\nmodel = "{model}"  # nearby\ntasks = ["arithmetic", "number_words"]\n'
         "epochs = 0.5\ntrain_examples = 16\nmax_length = 64\nmax_answer = 16\n"
@@ -92,17 +96,41 @@ def test_dry_run_tells_and_does_nothing(own, tmp_path, capsys):
     assert "nearby" in told  # the source of the model
     assert "given" in told  # of --unseen
     assert "Data: 2 tasks of builtin" in told
-    assert "1 of E, 1 of each control model (0.5 epochs); a group takes 1 on average" in told
+    assert "1 of E, 1 of each control model (0.5 epochs); a group of adapters that are trained together takes 1" in told
     assert "memory of each device" in told
     assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.slow
-def test_dry_run_without_the_data(own, tmp_path, capsys):
-    run(study, "--recipe", own, "--data", tmp_path / "none", "--dry-run")
+def test_dry_run_without_the_data_of_the_recipe(own, tmp_path, capsys):
+    """What a recipe itself names need not be here; what is given with a flag must be."""
+    missing = tmp_path / "none"
+    with pytest.raises(LorajaxError, match=f"data '{missing}': no such folder"):
+        run(study, "--recipe", own, "--data", missing, "--dry-run")
+    away = tmp_path / "away.toml"
+    away.write_text(own.read_text().replace("[flags]", f'[flags]\ndata = "{missing}"'))
+    run(study, "--recipe", away, "--tasks", "--dry-run")
     told = capsys.readouterr().out
-    assert f"data: missing. data '{tmp_path / 'none'}': no such folder" in told
+    assert f"data: not here to be counted. data '{missing}': no such folder" in told
     assert "planned for 24 tasks" in told
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--data", "{data}"), r"a\.jsonl:7: not JSON"),
+        (("--tasks", "capital_citty"), "unknown task 'capital_citty': did you mean capital_city?"),
+        (("--model", "nomodel", "--tasks", "arithmetic"), "nomodel"),
+    ],
+)
+def test_dry_run_ends_with_the_error_that_the_study_would(tmp_path, flags, message):
+    rows = [{"task": "a", "cluster": "c", "input": f"q {i}", "targets": [str(i)]} for i in range(40)]
+    lines = [json.dumps(row) for row in rows]
+    lines[6] = lines[6][:-5]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(LorajaxError, match=message):
+        run(study, tmp_path / "s", *(flag.format(data=tmp_path / "data") for flag in flags), "--dry-run")
 
 
 def test_another_model_has_precedence_over_the_bases_of_a_recipe():

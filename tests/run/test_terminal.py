@@ -364,9 +364,23 @@ class TestJson:
     def test_dry_run(self, model, tmp_path):
         found = read_json(run("study", tmp_path / "s", "--model", model, *FLAGS, "--dry-run", "--json")[0])
         assert found["settings"]["model"] == str(model)
-        assert found["data"]["tasks"]["arithmetic"] == {"cluster": "misc", "examples": 8, "seen": True}
+        assert found["data"]["tasks"]["arithmetic"] == {"cluster": "misc", "examples": 8, "test": 8, "seen": True}
         assert found["study"]["adapters"]["value"] == 3
         assert not (tmp_path / "s").exists()
+
+    def test_dry_run_reads_the_data_as_the_study_would(self, model, tmp_path):
+        """Bad rows that are passed over are told, test prompts counted, and rows are as long as the texts need."""
+        rows = [{"task": "a", "cluster": "c", "input": f"q {i}", "targets": [str(i)]} for i in range(40)]
+        (tmp_path / "a.jsonl").write_text("\n".join([*map(json.dumps, rows), "{"]) + "\n")
+        flags = ("--data", tmp_path / "a.jsonl", "--model", model, "--skip-bad-rows", "1", "--steps", "2", "--dry-run")
+        out, err = run("study", tmp_path / "s", *flags, "--json")
+        told = read_json(out)
+        counts = told["data"]["tasks"]["a"]
+        assert counts["examples"] + counts["test"] == 40
+        assert "bad row passed over" in err
+        assert f"fewer than 40 test prompts, so wide intervals: a ({counts['test']})" in err
+        assert "which hold any batch of these texts" in err
+        assert told["study"]["hours"]["value"] > 0
 
     @pytest.mark.slow
     def test_a_study_has_what_its_commands_have(self, model, tmp_path):
@@ -394,6 +408,8 @@ class TestExitCodes:
         [
             (["nowhere/s", "--rank", "0"], "--rank must be at least 1, found 0"),
             (["nowhere/s", "--rnk", "1"], "Unrecognized options: --rnk, 1"),
+            (["nowhere/s", "--lr", "1"], "Unrecognized options: --lr, 1. Perhaps you meant: --learning-rate"),
+            (["nowhere/s", "--zzz"], "Unrecognized options: --zzz. --help names this command's flags"),
             (["nowhere/s", "--recipe", "none"], "--recipe none: no such recipe"),
             (["nowhere/s", "--eval-only"], "no such file; make a study first"),
         ],
