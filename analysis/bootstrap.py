@@ -197,7 +197,9 @@ def _pair_index(pairs, l1, l2):
     """-> shape of the answer, pairs int `[P, 2]` (None: same layers)."""
     if isinstance(pairs, str) and pairs == "same":
         if l1 != l2:
-            raise ValueError(f"pairs='same' needs the same layers on both sides, got {l1} of xs and {l2} of ys")
+            raise ValueError(
+                f"pairs='same' compares layer i with layer i: xs has {l1} layers and ys {l2}; pairs='all' takes both"
+            )
         return (l1,), None
     if isinstance(pairs, str) and pairs == "all":
         return (l1, l2), jnp.asarray(np.indices((l1, l2)).reshape(2, -1).T)

@@ -224,6 +224,9 @@ def show(results: xr.Dataset) -> None:
         if reason := own["reason"].item():
             say(f"{task}, {model}: no shares: {reason}")
     columns = ["task", "model", "n", "base", "full", "fewest layers\nfor 90 %", "share", "costly to remove"]
+    # What the masks were not for is left out: single blocks are removed by `--masks without`.
+    there = [i for i in range(len(columns)) if i < 5 or any(row[i] != "-" for row in rows)]
+    columns, rows = [columns[i] for i in there], [[row[i] for i in there] for row in rows]
     show_table("Held-out loss with the adapter in some layers only, in nats", columns, rows)
 
 

@@ -18,6 +18,7 @@ from run.findings import number
 
 NULL = "random_subspaces"
 SURE = 0.05
+FEW = 3  # tasks beyond one in each group: with fewer, a pair or two would speak for all
 SHARE = "grassmann_columns_share"
 
 
@@ -97,6 +98,10 @@ def map_findings(means: xr.Dataset, scores: pd.DataFrame) -> list[str]:
         row = auc.iloc[0]
         interval = f" (95 %: {row.low:.2f} to {row.high:.2f})" if np.isfinite(row.low) else ""
         chance = f"p = {row.p_value:.3f}" if row.p_value > SURE else f"p = {row.p_value:.3f}, {grouping}s given by lot"
+        if row.adapters - row.groups < FEW:
+            tasks = f"{row.adapters} tasks in {row.groups} {grouping}s"
+            said.append(f"Whether tasks of one {grouping} are nearer, {tasks} do not tell: hardly two share one.")
+            continue
         said.append(
             f"A pair of tasks of one {grouping} is nearer than a pair of two with probability "
             f"{row.value:.2f}{interval}; {chance}."

@@ -16,6 +16,7 @@ import xarray as xr
 
 from run.figures import mean_present, same_layer
 
+FEW_PAIRS = 3  # pairs of tasks in one cluster
 SMALL_N = 40  # test prompts: ten times the 4 that debiased CKA needs at least; below it, single prompts show
 
 
@@ -104,6 +105,8 @@ def warnings(record: dict[str, Any], losses: pd.DataFrame | None, ds: xr.Dataset
     said = {
         "layers": [] if ds is None else cka_warnings(record, ds),
         "learned": cut_warnings(record["data"]["tasks"]),
+        "spaces": cluster_warnings(record["data"]["tasks"]),
+        "weights": cluster_warnings(record["data"]["tasks"]),
     }
     for section, what, have in (("learned", "held-out loss", losses), ("layers", "CKA", ds)):
         if have is not None and (rest := [t for t in record["data"]["tasks"] if t not in set(np.unique(have["task"]))]):
@@ -121,6 +124,20 @@ def cut_warnings(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
             kept = "; the end of a prompt is always kept" if key == "cut_prompts" else ""
             said.append(f"Some {what} were cut to the length limit: {listed(cut)}{kept}.")
     return said
+
+
+def cluster_warnings(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Whether so few tasks share a cluster that a pair of them speaks for all clusters."""
+    of: dict[str, list[str]] = {}
+    for task, facts in tasks.items():
+        of.setdefault(str(facts["cluster"]), []).append(task)
+    shared = [own for own in of.values() if len(own) > 1]
+    pairs = sum(len(own) * (len(own) - 1) // 2 for own in shared)
+    if not shared or pairs >= FEW_PAIRS:
+        return []
+    told = listed(task for own in shared for task in own)
+    alone, them = ("1 pair of tasks shares", "it") if pairs == 1 else (f"{pairs} pairs of tasks share", "them")
+    return [f"Only {alone} a cluster ({told}): what is said of clusters rests on {them}."]
 
 
 def cka_warnings(record: dict[str, Any], ds: xr.Dataset) -> list[str]:

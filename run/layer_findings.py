@@ -39,7 +39,10 @@ def band_findings(bands: pd.DataFrame) -> list[str]:
         if p <= SURE:
             said += f" {share}, more than gradual curves as smooth as these (p = {p:.3f})."
         else:
-            said += f" {share}, but gradual curves as smooth as these do as well (p = {p:.3f})."
+            said += (
+                f" {share}, but gradual curves as smooth as these do as well (p = {p:.3f}): the cuts are where bands "
+                "would be, and no evidence of any."
+            )
     return [said]
 
 
@@ -59,22 +62,23 @@ def ablation_findings(ds: xr.Dataset, bands: pd.DataFrame | None, cka: xr.Datase
     medians = np.median(shares, axis=0)
     kept = [f"{median:.0%} in blocks {a} to {b}" for (a, b), median in zip(spans, medians, strict=True)]
     most = int(np.argmax(medians))
+    lengths = [str(int(b) - int(a) + 1) for a, b in spans]
     said = [
         f"Causal check: with each task's adapter in one band only, the median over {count(len(shares), 'task')} of the "
         f"share of its gain that is kept is: {_listed(kept)}. It is largest in band {most + 1} on "
-        f"{(shares.argmax(1) == most).sum()} of them."
+        f"{(shares.argmax(1) == most).sum()} of them. The bands have {_listed(lengths)} blocks."
     ]
     if cka is not None:
         names = [str(name) for name in cka.layer_a.values]
-        base = mean_present(same_layer(cka, "base | C"))
+        base = same_layer(cka, "base | C")[:, [names.index(f"block {b}") for _, b in spans]]
         # Both models have the same embeddings: before the first block they are equal, whatever CKA has to say there.
-        ends = [1.0, *(base[names.index(f"block {b}")] for _, b in spans)]
-        dropped = -np.diff(ends)
+        falls_of = -np.diff(base, axis=1, prepend=1.0)  # of each task in each band
+        dropped = mean_present(falls_of)
         if not np.isfinite(dropped).all():
             return said
-        where = int(np.argmax(dropped))
+        where, second = (int(i) for i in np.argsort(-dropped, kind="stable")[:2])
         values = f"{dropped[where]:.2f} of CKA, on the mean over tasks"
-        falls = f"base | C falls most in band {where + 1} ({values})"
+        falls = f"base | C falls most in band {where + 1} ({values}{_not_sure(falls_of, where, second)})"
         if where == most:
             return [*said, f"CKA points to the same band: {falls}."]
         if len(shares) < 2:
@@ -90,6 +94,18 @@ def ablation_findings(ds: xr.Dataset, bands: pd.DataFrame | None, cka: xr.Datase
         else:
             said.append(f"CKA does not agree: {falls}, while band {most + 1} keeps more of the gain ({interval}).")
     return said
+
+
+def _not_sure(falls: np.ndarray, where: int, second: int) -> str:
+    """What is to be added where the next band's fall could as well be the largest: falls `[tasks, bands]`."""
+    difference = (falls[:, where] - falls[:, second])[np.isfinite(falls[:, where] - falls[:, second])]
+    if len(difference) < 2:
+        return ", of one task"
+    found = bootstrap_mean(difference)
+    if found.low > 0:
+        return ""
+    interval = f"95 %: {found.low:+.2f} to {found.high:+.2f}"
+    return f"; that this is more than in band {second + 1} is not shown: {found.value:+.2f}, {interval}"
 
 
 def cluster_findings(ds: xr.Dataset) -> list[str]:
@@ -130,7 +146,8 @@ def readability_findings(table: pd.DataFrame) -> list[str]:
     ]
     tasks = count(int(table.n.max()), "task")
     if sure:
-        return [f"Correlations over {tasks} that hold for all layers together (p ≤ {SURE}): {_listed(sure)}."]
+        looked = f"of {len(found)} looked at" if len(found) > 1 else "the only one looked at"
+        return [f"Correlations over {tasks} that hold for all layers together (p ≤ {SURE}), {looked}: {_listed(sure)}."]
     measures = _listed([name.replace("_", " ") for name in dict.fromkeys(table.measure)])
     return [f"Over {tasks}, no correlation of {measures} with CKA holds for all layers together (p > {SURE})."]
 

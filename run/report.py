@@ -24,6 +24,7 @@ import xarray as xr
 
 from lorajax.errors import LorajaxError
 from lorajax.files import write_text
+from lorajax.models.checkpoint import ALIASES
 from run import figures, page, published, recipes
 from run.figures.layout import Width, as_wide_as
 from run.findings import count, warnings
@@ -100,7 +101,8 @@ def build(study: Path, formats: Sequence[Format] = ("svg",), width: Width = "pag
     losses, cka = found.losses, found.cka
     html = template("study.html.j2").render(
         name=study.resolve().name,
-        quoted=shlex.quote(study.resolve().name),
+        quoted=shlex.quote(str(study) if not study.is_absolute() and str(study) != "." else study.resolve().name),
+        packaged=packaged(folder.record["model"]["name"]),
         record=folder.record,
         encoder=encoder,
         unit=unit,
@@ -140,6 +142,12 @@ def prompts(ds: xr.Dataset) -> str:
     """How many tasks and test prompts stand behind a figure."""
     low, high = int(ds.n.min()), int(ds.n.max())
     return f"{count(ds.n.size, 'task')}, n = {low if low == high else f'{low} to {high}'} test prompts each"
+
+
+def packaged(name: str) -> str:
+    """What an alias of a model stands for: the file, and the package it is in."""
+    known = ALIASES.get(name)
+    return f"{Path(known.member).name} of the package {known.package} {known.version}" if known else ""
 
 
 def provenance(ds: xr.Dataset) -> str:

@@ -151,7 +151,8 @@ def ablate(folder: StudyFolder, bench: Workbench, examples: int) -> None:
     if len(spans) < 2:
         say("the layers were not cut into bands: there is nothing to ablate")
         return
-    runs = [f"{a}-{d}" for i, (a, _) in enumerate(spans) for _, d in spans[i:] if (a, d) != (spans[0][0], spans[-1][1])]
+    # Each band, then two neighbours, and so on, but not all: that is the whole adapter.
+    runs = [f"{spans[i][0]}-{spans[i + more][1]}" for more in range(len(spans) - 1) for i in range(len(spans) - more)]
     ablate_layers(
         AblateLayers(folder.path, models=("C",), masks=("band",), bands=tuple(runs), examples=examples), bench
     )

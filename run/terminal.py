@@ -192,7 +192,7 @@ def training_view(names: Sequence[str], steps: int) -> Iterator[Callable[[Traine
             last[name] = now.step, now.learning_rate[name]
         if not on_terminal() and (now.step % max(1, now.steps // 20) == 0 or now.step == 1):
             mean = _mean(list(now.loss.values()))
-            say(f"  step {now.step}/{now.steps}  loss {mean:.3f}  {speed}  {duration(now.seconds_left)} left")
+            say(f"  step {now.step}/{now.steps}  mean loss {mean:.3f}  {speed}  {duration(now.seconds_left)} left")
 
     def draw() -> Group:
         room = max(2, _console.height - 7)  # without head, foot, bar, and the line that the cursor is on

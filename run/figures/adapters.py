@@ -65,7 +65,7 @@ def layer_heatmaps_of_adapters(pairs: xr.Dataset, places: pd.DataFrame, measure:
             image = axes.imshow(square, vmin=np.nanmin(values), vmax=np.nanmax(values), interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             if row is grid[0]:
-                axes.set_title(f"layer {layer}")
+                axes.set_title(f"block {layer + 1}")
     figure.colorbar(image, ax=grid, label=measure.replace("_", " "), fraction=0.02)
     return figure
 
@@ -77,7 +77,7 @@ def distances_by_layer(pairs: xr.Dataset, measure: str) -> Figure:
     From the dataset of `results/adapters.nc`.
     """
     modules = [str(module) for module in pairs.module.values]
-    labels = ("layer (0: the first block)", measure.replace("_", " ").replace("share", "(1: by chance)"))
+    labels = ("block", measure.replace("_", " ").replace("share", "(1: by chance)"))
     figure, grid = panels(len(modules), height=1.6, narrowest=1.6, top=0.5, labels=labels, sharex=True, sharey=True)
     cluster = pairs.cluster.values.astype(str)
     i, j = np.triu_indices(len(cluster), 1)
@@ -93,7 +93,7 @@ def distances_by_layer(pairs: xr.Dataset, measure: str) -> Figure:
         values = pairs.value.sel(measure=measure, module=module).transpose("layer", "task_i", "task_j").values[:, i, j]
         for label, chosen in groups.items():
             if chosen.any():
-                _band(axes, pairs.layer.values, values[:, chosen], colours[label])
+                _band(axes, pairs.layer.values + 1, values[:, chosen], colours[label])
         axes.set_title(short(module, 28), fontsize=7)
         axes.grid(axis="y")
     legend_outside(figure, [Line2D([], [], color=colours[label], label=label, linewidth=1.5) for label in groups])
@@ -163,14 +163,14 @@ def _plain(names: pd.Series | list[str]) -> list[str]:
 
 @styled()
 def adapter_tree(linkage: np.ndarray, places: pd.DataFrame) -> Figure:
-    """The tree of tasks by mean distance, their names in the colours of their clusters.
+    """The tree of tasks by mean distance, their names in the colours of their clusters, whose marks are beside them.
 
     From SciPy's linkage `[n - 1, 4]` (as it is in the dataset of `results/task_map.nc`, flat or not) and the table of
     `results/task_map.csv`, whose rows are its leaves.
     """
     linkage = np.reshape(linkage, (-1, 4))
     names = _plain(places.name)
-    figure, [axes] = panels(1, height=0.6 + 0.16 * len(names))
+    figure, [axes] = panels(1, height=0.6 + 0.16 * len(names), top=0.3 + 0.15 * (places.cluster.nunique() // 5))
     drawn = dendrogram(linkage, no_plot=True)
     for x, y in zip(drawn["icoord"], drawn["dcoord"], strict=True):
         axes.plot(y, x, color="#555555", linewidth=0.9)
@@ -184,7 +184,13 @@ def adapter_tree(linkage: np.ndarray, places: pd.DataFrame) -> Figure:
     axes.set_xlabel("mean distance at which groups meet")
     # From where the tree begins: all tasks are far from all others, and the lower half of the axis would be bare lines.
     lowest = linkage[:, 2].min()
-    axes.set_xlim(lowest - 0.15 * (linkage[:, 2].max() - lowest) if len(names) > 2 else 0, None)
+    left = lowest - 0.15 * (linkage[:, 2].max() - lowest) if len(names) > 2 else 0
+    axes.set_xlim(left, None)
+    if any(look):  # more clusters than colours: a colour and a mark together name one
+        for place, leaf in enumerate(leaves):
+            how = look[places.cluster.iloc[leaf]]
+            axes.scatter([left], [10 * place + 5], s=12, linewidths=0, clip_on=False, zorder=3, **how)
+        legend_outside(figure, cluster_handles(look), ncols=5)
     return figure
 
 

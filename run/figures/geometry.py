@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from run.figures.layout import fitting, inches, legend_outside, panels
 from run.figures.style import PAIR_COLOURS, cluster_handles, cluster_look, layer_axis, styled
 
-MODELS = {"base": "#D55E00", "E": "#0072B2", "C": "#E69F00"}
+MODELS = {"base": "#D55E00", "E": "#0072B2", "C": "#009E73"}
 OTHERS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9")
 
 SPECTRUM_LABELS = {
@@ -91,7 +91,9 @@ def cluster_scores(ds: xr.Dataset) -> Figure:
             value, mean, sd = (own.sel(statistic=name).values for name in ("value", "null_mean", "null_sd"))
             axes.plot(x, value, color=colours[model], linewidth=1.4)
             axes.plot(x, mean, color=colours[model], linewidth=0.8, linestyle=(0, (2.5, 1.2)))
-            axes.fill_between(x, mean - 2 * sd, mean + 2 * sd, color=colours[model], alpha=0.13, linewidth=0)
+            least = -1 if measure == "silhouette" else 0  # a share or a purity is not below 0
+            low = np.maximum(mean - 2 * sd, least)
+            axes.fill_between(x, low, mean + 2 * sd, color=colours[model], alpha=0.13, linewidth=0)
         axes.set_title(label, fontsize=7)
         axes.grid(axis="y")
         layer_axis(axes.xaxis, ds.layer.values, most=6)

@@ -27,7 +27,7 @@ from run.figures.layout import legend_outside
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart; one meaning per colour in all figures.
 PAIR_COLOURS = {"base | C": "#D55E00", "E | C": "#0072B2", "base | E": "#009E73"}
-MODEL_COLOURS = {"E": "#0072B2", "C": "#E69F00"}
+MODEL_COLOURS = {"E": "#0072B2", "C": "#009E73"}
 # Paul Tol's "muted" palette, for clusters. A panel names its cluster too: with ten and more, colours repeat.
 CLUSTER_COLOURS = ("#332288", "#CC6677", "#117733", "#999933", "#882255", "#44AA99", "#AA4499", "#6699CC", "#B8860B")
 SOLID: dict[str, Any] = {"linewidth": 1.3, "marker": ".", "markersize": 2.5}

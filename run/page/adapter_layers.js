@@ -17,7 +17,7 @@ plots.adapter_layers = async ({ adapters_by_layer: pairs, task_map: map }) => {
             known.filter((i) => (clusters.get(ti[i]) === clusters.get(tj[i])) === same),
           ])
         : [["all pairs", rows]];
-      const x = layers.map(Number);
+      const x = layers.map((layer) => Number(layer.replace("block ", "")));
       const traces = groups
         .filter(([, own]) => own.length)
         .flatMap(([name, own], n) => {
@@ -36,7 +36,7 @@ plots.adapter_layers = async ({ adapters_by_layer: pairs, task_map: map }) => {
         });
       const layout = {
         shapes: [level(1, colours, "dash")],
-        xaxis: { title: "layer (0: the first block)", nticks: Math.floor(width / 40) },
+        xaxis: { title: "block", nticks: Math.floor(width / 40), range: [x[0] - 0.5, x[x.length - 1] + 0.5] },
         yaxis: { title: "distance (1: by chance)" },
       };
       return { traces, layout };

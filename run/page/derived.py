@@ -25,13 +25,14 @@ def training_table(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def layer_distances(pairs: xr.Dataset, measure: str) -> pd.DataFrame:
-    """One measure of every unordered pair of tasks: module, layer, task_i, task_j, share.
+    """One measure of every unordered pair of tasks: module, layer ("block 1" is 0 in the files), task_i, task_j, share.
 
     From the dataset of `results/adapters.nc`.
     """
     values = pairs.value.sel(measure=measure).transpose("module", "layer", "task_i", "task_j")
     i, j = np.triu_indices(values.sizes["task_i"], 1)
-    modules, layers, names = (values[name].values.astype(str) for name in ("module", "layer", "task_i"))
+    modules, names = (values[name].values.astype(str) for name in ("module", "task_i"))
+    layers = [f"block {layer + 1}" for layer in values.layer.values]
     index = pd.MultiIndex.from_product([modules, layers, range(len(i))], names=["module", "layer", "pair"])
     table = pd.DataFrame({"share": values.values[:, :, i, j].ravel()}, index=index).reset_index()
     pair = table.pop("pair").to_numpy()

