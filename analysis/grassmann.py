@@ -77,6 +77,9 @@ Variant = Literal[
 ]
 Unequal = Literal["pad", "contained"]
 
+#: Parts that all subspaces are cut into for their products: more are fewer products, and each slower.
+STRIPS = 4
+
 #: Pairs of subspaces whose sines are computed at a time.
 CHUNK = 128
 
@@ -142,7 +145,7 @@ def all_pair_angles(
     i, j = np.triu_indices(u.shape[0], 1)
     if not len(i):
         return jnp.zeros((u.shape[1], 0, u.shape[3]), u.dtype), (i, j)
-    cosines = decomposed(_all_cosines, u, i, j)
+    cosines = decomposed(_all_cosines, u)
     sines = np.zeros(cosines.shape, cosines.dtype)
     # Sines cost d r² and an SVD of d × r a pair, and only angles below 45 degrees need them: mostly there are none.
     place, pair = np.nonzero(np.asarray(cosines[..., 0]) > 0.7)
@@ -242,14 +245,27 @@ def _angles(u, v, p, q, pad):
 
 
 @jax.jit
-def _all_cosines(u, i, j):
-    """Of the pairs i, j -> `[K, pairs, r]`, descending."""
+def _all_cosines(u):
+    """Of the pairs i < j of bases `[N, K, d, r]` -> `[K, pairs, r]`, descending."""
+    # All bases are laid out by rows at once: the products are twice as fast then, and one place at a time would take
+    # as long as the products do.
+    return lax.map(lambda rows: jnp.linalg.svd(_products(rows), compute_uv=False), u.transpose(1, 0, 3, 2))
 
-    def place(bases):  # [N, d, r]
-        c = jnp.einsum("ndr,mds->nmrs", bases, bases, precision=lax.Precision.HIGHEST)
-        return jnp.linalg.svd(c[i, j], compute_uv=False)
 
-    return lax.map(place, u.swapaxes(0, 1))
+def _products(rows):
+    """U_iᵀ U_j of the pairs i < j of bases given by rows `[N, r, d]` -> `[pairs, r, r]`, as `triu_indices` has them.
+
+    In strips of subspaces, each with itself and those after it: 5/8 of all products where there are four.
+    """
+    N, r, d = rows.shape
+    flat, step, found = rows.reshape(N * r, d), -(-N // STRIPS), []
+    for first in range(0, N, step):
+        own = min(step, N - first)
+        strip, rest = flat[first * r : (first + own) * r], flat[first * r :]
+        c = jnp.einsum("ad,bd->ab", strip, rest, precision=lax.Precision.HIGHEST)
+        i, j = np.triu_indices(own, 1, N - first)
+        found.append(c.reshape(own, r, N - first, r)[i, :, j])
+    return jnp.concatenate(found)
 
 
 @jax.jit

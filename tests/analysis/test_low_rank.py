@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from analysis.low_rank import missing_reason, orthonormal_basis, scaled_to_unit, thin_svd
+from analysis.low_rank import ThinSVD, missing_reason, orthonormal_basis, scaled_to_unit, thin_svd
 
 
 def factors(seed=0, batch=(3,), out=40, size=30, r=5):
@@ -35,6 +35,21 @@ def test_is_the_dense_decomposition():
             np.swapaxes(side, -1, -2) @ side, np.broadcast_to(np.eye(5), (2, 3, 5, 5)), atol=2e-6
         )
     assert (np.asarray(svd.rank) == 5).all()
+
+
+@pytest.mark.parametrize("batch", [(37,), (6, 8)])
+def test_many_are_decomposed_as_one_is(batch):
+    """A CPU takes a few at a time; 37 are no multiple of them. To rounding, as the matrix's neighbours differ."""
+    B, A = (jnp.asarray(x, jnp.float32) for x in factors(batch=batch, out=24, size=20, r=3))
+    B = B.at[(1,) * len(batch)].set(0)
+    scale = jnp.arange(1.0, 1 + np.prod(batch)).reshape(batch)
+    many, (basis, rank) = thin_svd(B, A, scale), orthonormal_basis(B)
+    for place in np.ndindex(*batch):
+        one, (own, own_rank) = thin_svd(B[place], A[place], scale[place]), orthonormal_basis(B[place])
+        np.testing.assert_allclose(many.s[place], one.s, rtol=2e-6, atol=2e-6)
+        np.testing.assert_allclose(dense(ThinSVD(*(x[place] for x in many))), dense(one), atol=2e-5 * (1 + one.s[0]))
+        np.testing.assert_allclose(basis[place] @ basis[place].T, own @ own.T, atol=2e-6)
+        assert (int(many.rank[place]), int(rank[place])) == (int(one.rank), int(own_rank))
 
 
 def test_double_precision():
