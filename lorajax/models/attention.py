@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lorajax.models.layers import softmax
+
 #: Longest block of queries whose scores exist at a time.
 QUERY_BLOCK = 1024
 
@@ -143,7 +145,7 @@ def _attend_xla(q: Array, k: Array, v: Array, segments: Array | None, *, window:
             seen = seen & (own[:, :, None] == segments[:, None, :])[:, None, None]
         # A finite bound: a row of -inf alone would be 0/0. Every query sees itself, so no such row counts.
         scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+        weights = softmax(scores).astype(v.dtype)
         return jnp.matmul(weights.reshape(S, K, -1, T), v).reshape(S, K, -1, length, d)
 
     size = query_block(T)

@@ -51,7 +51,8 @@ def test_our_folder_in_peft_gives_our_logits(pair, keys, tmp_path):
     found = np.asarray(ours.logits(ours(tokens[None], adapter).hidden)[0])
     base = np.asarray(ours.logits(ours(tokens[None]).hidden)[0])
     assert np.abs(expected - base).max() > 0.05  # the adapter does something
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    # 1.1e-5 was seen where torch has AVX-512.
+    np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("pair", ["llama3", "qwen2"], indirect=True)
