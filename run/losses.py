@@ -23,7 +23,7 @@ from lorajax.lora.peft import load_adapter
 from lorajax.training.evaluate import Evaluator
 from run.options import MULTI_TASK
 from run.study_folder import StudyFolder, folder_fingerprint
-from run.terminal import progress, say, show_table
+from run.terminal import on_terminal, progress, say, show_table
 from run.workbench import Workbench
 
 COLUMNS = ["task", "cluster", "model", "tokens", "before", "after", "adapter"]
@@ -86,6 +86,8 @@ def measure_losses(study: StudyFolder, bench: Workbench, others: Mapping[str, Pa
             line = bar.add_task("held-out loss", total=len(bench.tasks), note="")
             for task in bench.tasks:
                 if keys := [key for key in missing if key[0] == task]:
+                    if not on_terminal():
+                        say(f"  held-out losses: {task}")
                     chosen = [load_adapter(folder(name(key)), model.config)[0] for key in keys]
                     found = evaluate.measure(stack([zeros_like(chosen[0]), *chosen]), bench.test[task])
                     for i, key in enumerate(keys, 1):
