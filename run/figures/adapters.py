@@ -183,9 +183,9 @@ def adapter_tree(linkage: np.ndarray, places: pd.DataFrame) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("mean distance at which groups meet")
     # From where the tree begins: all tasks are far from all others, and the lower half of the axis would be bare lines.
-    lowest = linkage[:, 2].min()
-    left = lowest - 0.15 * (linkage[:, 2].max() - lowest) if len(names) > 2 else 0
-    axes.set_xlim(left, None)
+    lowest, highest = linkage[:, 2].min(), linkage[:, 2].max()
+    left = lowest - 0.15 * (highest - lowest) if len(names) > 2 else 0
+    axes.set_xlim(left, highest + 0.03 * (highest - left))
     if any(look):  # more clusters than colours: a colour and a mark together name one
         for place, leaf in enumerate(leaves):
             how = look[places.cluster.iloc[leaf]]

@@ -113,6 +113,9 @@ PARSED = {
     "python -m run.compare_adapters law=someone/llama-lora-law news=someone/llama-lora-news --out results/hub": HUB,
     "python -m run.study --recipe layer-by-layer --dry-run": "minutes to compile a model of 7B",
     "python -m run.study studies/flan --recipe layer-by-layer": HUB,
+    "python -m run.study studies/readme --recipe layer-by-layer --model smollm2 --dtype float32 --data my-tasks "
+    "--train-examples 96 --test-examples 24 --max-length 160 --max-answer 32 --epochs 0 --steps 6 --batch-size 4 "
+    "--accumulate 1 --learning-rate 3e-3 --ablation-examples 6": "24 data sets, and 40 minutes",
     "python -m run.study studies/flan-small --recipe layer-by-layer --model smollm2 --dtype float32 --clusters nli "
     "coreference --train-examples 1000 --test-examples 200 --epochs 1": HUB,
     "python -m run.study studies/linguistic --recipe task-vectors --data conll2012:conll-2012/v4/data": LICENSED,
