@@ -63,10 +63,11 @@ def ablation_findings(ds: xr.Dataset, bands: pd.DataFrame | None, cka: xr.Datase
     kept = [f"{median:.0%} in blocks {a} to {b}" for (a, b), median in zip(spans, medians, strict=True)]
     most = int(np.argmax(medians))
     lengths = [str(int(b) - int(a) + 1) for a, b in spans]
+    long = f"{lengths[0]} blocks each" if len(set(lengths)) == 1 else f"{_listed(lengths)} blocks"
     said = [
         f"Causal check: with each task's adapter in one band only, the median over {count(len(shares), 'task')} of the "
         f"share of its gain that is kept is: {_listed(kept)}. It is largest in band {most + 1} on "
-        f"{(shares.argmax(1) == most).sum()} of them. The bands have {_listed(lengths)} blocks."
+        f"{(shares.argmax(1) == most).sum()} of them. The bands have {long}."
     ]
     if cka is not None:
         names = [str(name) for name in cka.layer_a.values]
