@@ -247,8 +247,7 @@ def _angles(u, v, p, q, pad):
 @jax.jit
 def _all_cosines(u):
     """Of the pairs i < j of bases `[N, K, d, r]` -> `[K, pairs, r]`, descending."""
-    # All bases are laid out by rows at once: the products are twice as fast then, and one place at a time would take
-    # as long as the products do.
+    # By rows, of which a CPU makes products faster; all at once, in half of the time of one place after another.
     return lax.map(lambda rows: jnp.linalg.svd(_products(rows), compute_uv=False), u.transpose(1, 0, 3, 2))
 
 

@@ -150,7 +150,9 @@ def plan(options: Plan) -> dict[str, list[Line]]:
     layout = dataclasses.replace(options.layout, rows=found.rows)
     peak, of = options.peak or (meant.peak if meant else 0), "--peak" if options.peak else PUBLISHED
     if not peak and found.platform == "cpu" and not (options.devices or options.topology or options.accelerator):
-        peak, of = matrix_rate(512, config.hidden_size, config.intermediate_size, options.dtype, runs=5), RATE_HERE
+        # Virtual devices share the processor.
+        rate = matrix_rate(512, config.hidden_size, config.intermediate_size, options.dtype, runs=5)
+        peak, of = rate / found.chips, RATE_HERE
     moved = found.moved(options.train.remat, options.train.accumulate)
     speed = Speed(peak * options.efficiency * found.chips or None, meant.bandwidth if meant else None)
 

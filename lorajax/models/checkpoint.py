@@ -172,7 +172,7 @@ def tokenizer_here(name: str) -> Any | None:
 
         try:
             path = Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=True))
-        except Exception:  # not in the hub's cache, for whichever reason
+        except (OSError, ValueError):  # not in the hub's cache, or no id that could be
             return None
     else:
         path = locate(name)

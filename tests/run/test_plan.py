@@ -5,6 +5,7 @@ import json
 import os
 import sys
 
+import numpy as np
 import pytest
 
 from lorajax.errors import LorajaxError
@@ -102,6 +103,24 @@ def test_tables_say_the_same(model, capsys):
     ):
         assert needed in text
     assert f"{ModelConfig.parameter_count(TINY):,} parameters" in text
+
+
+def test_a_cpu_s_rate_is_measured(model, monkeypatch):
+    """Times are those of the same --peak for the whole processor, whatever number of devices it stands for."""
+    monkeypatch.setattr(command, "matrix_rate", lambda *shape, runs: 8e9)
+    options = Plan(
+        str(model), fleet=2, length=16, answers=8, tasks=4, lora=LORA, train=TRAIN, search=False, mesh="data=2"
+    )
+    found = plan(options)
+    chips = int(np.prod(list(found["target"][3].value.values())))
+    assert chips == 2
+    given = plan(dataclasses.replace(options, peak=8e9 / chips))
+    here, asked = ({line.name: line for line in lines["time"] + lines["study"]} for lines in (found, given))
+    for name in ("seconds of a step", "hours"):
+        assert here[name].value == asked[name].value > 0
+    work = {line.name: line.value for line in found["work of a step"]}["FLOPs of a step"]
+    assert here["seconds of a step"].value == pytest.approx(work / (0.4 * 8e9))
+    assert "measured here" in here["seconds of a step"].basis
 
 
 def test_an_accelerator_is_estimated_and_says_so(model):
