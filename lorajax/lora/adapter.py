@@ -31,6 +31,7 @@ from lorajax.data.classes import Classes
 from lorajax.errors import LorajaxError
 from lorajax.lora.head import HEAD, Head, init_head, stack_heads
 from lorajax.lora.targets import linear_shapes, target_layers
+from lorajax.models.products import product
 from lorajax.models.roberta_config import RobertaConfig
 from lorajax.models.tables import Config
 
@@ -64,19 +65,19 @@ def _low_rank(x: Array, a: Array, b: Array, scale: Array) -> Array:
 
 
 def _low_rank_forward(x: Array, a: Array, b: Array, scale: Array):
-    down = checkpoint_name(jnp.einsum("nti,nir->ntr", x, a), "product")
-    return jnp.einsum("ntr,nro->nto", _scaled(down, scale), b), (x, a, b, scale, down)
+    down = checkpoint_name(product("nti,nir->ntr", x, a), "product")
+    return product("ntr,nro->nto", _scaled(down, scale), b), (x, a, b, scale, down)
 
 
 def _low_rank_backward(saved, dy: Array):
     # Written out so that x and dy, the large operands, stay in the layout they have: what is transposed is [T, r].
     # Left to the transposition rule, dy is copied to [out, T] for every product with `down`.
     x, a, b, scale, down = saved
-    up = jnp.einsum("nto,nro->ntr", dy, b)
+    up = product("nto,nro->ntr", dy, b)
     scaled = _scaled(up, scale)
-    dx = jnp.einsum("ntr,nir->nti", scaled, a)
-    da = jnp.swapaxes(jnp.einsum("ntr,nti->nri", scaled, x), 1, 2)
-    db = jnp.einsum("ntr,nto->nro", _scaled(down, scale), dy)
+    dx = product("ntr,nir->nti", scaled, a)
+    da = jnp.swapaxes(product("ntr,nti->nri", scaled, x), 1, 2)
+    db = product("ntr,nto->nro", _scaled(down, scale), dy)
     return dx, da, db, jnp.sum((up * down).astype(jnp.float32), axis=(1, 2))
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lorajax.models.layers import softmax
+from lorajax.models.products import product
 
 #: Longest block of queries whose scores exist at a time.
 QUERY_BLOCK = 1024
@@ -134,7 +135,7 @@ def _attend_xla(q: Array, k: Array, v: Array, segments: Array | None, *, window:
 
     def block(start: Array | int, q: Array) -> Array:
         length = q.shape[3]
-        scores = jnp.matmul(q.reshape(S, K, -1, d), k, preferred_element_type=jnp.float32)
+        scores = product("skad,skdt->skat", q.reshape(S, K, -1, d), k, dtype=jnp.float32)
         scores = scores.reshape(S, K, -1, length, T)
         query, key = start + jnp.arange(length)[:, None], jnp.arange(T)[None]
         seen = query >= key if causal else jnp.ones((length, T), bool)
@@ -146,7 +147,7 @@ def _attend_xla(q: Array, k: Array, v: Array, segments: Array | None, *, window:
         # A finite bound: a row of -inf alone would be 0/0. Every query sees itself, so no such row counts.
         scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
         weights = softmax(scores).astype(v.dtype)
-        return jnp.matmul(weights.reshape(S, K, -1, T), v).reshape(S, K, -1, length, d)
+        return product("skat,sktd->skad", weights.reshape(S, K, -1, T), v).reshape(S, K, -1, length, d)
 
     size = query_block(T)
     if size == T:

@@ -10,6 +10,7 @@ from flax import nnx
 from jax import Array
 
 from lorajax.lora.adapter import Lora
+from lorajax.models.products import product
 from lorajax.models.quantize import QuantizedKernel
 
 
@@ -23,7 +24,8 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Array, lora: Lora | None = None) -> Array:
         """x `[N, B, T, in]` to `[N, B, T, out]`: one product over the N*B*T rows, whatever N is."""
-        y = self.kernel(x) if isinstance(self.kernel, QuantizedKernel) else x @ self.kernel[...]
+        kernel = self.kernel
+        y = kernel(x) if isinstance(kernel, QuantizedKernel) else product("nbti,io->nbto", x, kernel[...])
         if self.bias is not None:
             y = y + self.bias[...]
         return y if lora is None else y + lora.delta(x)

@@ -34,6 +34,7 @@ from flax import nnx
 from jax import Array
 
 from lorajax.errors import LorajaxError
+from lorajax.models.products import product
 from lorajax.models.tables import table
 from lorajax.models.tensors import Tensor
 
@@ -70,16 +71,16 @@ class QuantizedKernel(nnx.Module):
         self.kind = kind
 
     def __call__(self, x: Array) -> Array:
-        """`x @ kernel`, `[..., in]` to `[..., out]` in the dtype of x; differentiable in x.
+        """`x @ kernel`, `[N, B, T, in]` to `[N, B, T, out]` in the dtype of x; differentiable in x.
 
         The kernel is decoded anew in the backward pass. Kept from the forward pass it would be one array per layer:
         the whole model in the compute dtype.
         """
 
-        def product(x: Array, encoded: Encoded) -> Array:
-            return x @ decode(encoded, self.kind).astype(x.dtype)
+        def decoded(x: Array, encoded: Encoded) -> Array:
+            return product("nbti,io->nbto", x, decode(encoded, self.kind).astype(x.dtype))
 
-        return jax.checkpoint(product, prevent_cse=False)(x, Encoded(self.codes[...], self.scales[...]))
+        return jax.checkpoint(decoded, prevent_cse=False)(x, Encoded(self.codes[...], self.scales[...]))
 
 
 def quantize(model: Model, kind: Quantize) -> Model:
