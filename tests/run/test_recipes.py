@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import tyro
 
 from lorajax.errors import LorajaxError
 from lorajax.lora.adapter import LoraConfig
+from lorajax.training import loop
 from lorajax.training.config import TrainConfig
 from run import finetune, recipes, study
 from run.dry_run import _plan_command, _with_steps
@@ -102,6 +104,26 @@ def test_dry_run_tells_and_does_nothing(own, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", ["--packing", "--no-packing"])
+def test_dry_run_plans_the_batches_of_the_training(model, tmp_path, capsys, monkeypatch, packing):
+    """What is planned for is the largest batch that the training then takes: rows, and tokens of a row."""
+    flags = ["--model", model, "--tasks", "arithmetic", "capital_city", "--steps", "6", "--batch-size", "3"]
+    flags += ["--train-examples", "12", "--test-examples", "8", "--max-length", "256", "--rank", "2", packing]
+    run(study, tmp_path / "s", *flags, "--dry-run")
+    planned = re.search(r"batch of an adapter: (\d+) rows of (\d+) tokens, which hold", capsys.readouterr().out)
+    taken, step = set(), loop._Programs.__call__
+
+    def watched(self, layout, state, batch):
+        taken.add((layout, batch["tokens"].shape[1:]))
+        return step(self, layout, state, batch)
+
+    monkeypatch.setattr(loop._Programs, "__call__", watched)
+    run(finetune, tmp_path / "s", *flags)
+    assert all(shape == (layout.rows, layout.length) for layout, shape in taken)
+    assert tuple(map(int, planned.groups())) == tuple(max(sizes) for sizes in zip(*(s for _, s in taken), strict=True))
+
+
 def test_dry_run_without_the_data_of_the_recipe(own, tmp_path, capsys):
     """What a recipe itself names need not be here; what is given with a flag must be."""
     missing = tmp_path / "none"
