@@ -71,7 +71,7 @@ def main():
     B = [factors(N, layers, args.width, args.rank, seed) for seed in (0, 1)]
     A = [np.swapaxes(factors(N, layers, args.width, args.rank, seed), 2, 3) for seed in (2, 3)]
     rng = np.random.default_rng(9)
-    columns = [b[:, : min(layers, 4)].copy() for b in B]
+    columns = [b[:, :4].copy() for b in B]  # what SciPy draws its pairs from; all layers once more would be a GB
 
     def scipy_pair():
         module, layer, (i, j) = rng.integers(2), rng.integers(columns[0].shape[1]), rng.choice(N, 2, replace=False)

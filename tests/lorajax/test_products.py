@@ -53,17 +53,17 @@ def test_value_and_derivatives_against_float64(spec, dtype, out):
 
 
 def test_derivative_of_float32_result_is_rounded_to_16_bit():
-    """A derivative that 16 bit cannot hold is rounded before its product, not after."""
-    x, y = jnp.ones((1, 1), jnp.bfloat16), jnp.full((1, 1), 3, jnp.bfloat16)
-    _, back = jax.vjp(lambda x: product("ti,io->to", x, y, dtype=jnp.float32), x)
-    (dx,) = back(jnp.full((1, 1), 1 + 2**-9, jnp.float32))
-    assert float(dx[0, 0]) == 3.0
+    """A derivative that 16 bit cannot hold is rounded before its product; rounded after, this one would be greater."""
+    dz, y = jnp.full((1, 1), 1.0038, jnp.float32), jnp.full((1, 1), 127 / 64, jnp.bfloat16)
+    assert float((dz * y.astype(jnp.float32)).astype(jnp.bfloat16)[0, 0]) > 127 / 64
+    _, back = jax.vjp(lambda x: product("ti,io->to", x, y, dtype=jnp.float32), jnp.ones((1, 1), jnp.bfloat16))
+    assert float(back(dz)[0][0, 0]) == 127 / 64
 
 
 @pytest.mark.parametrize("remat", ["none", "products"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_no_product_of_a_step_mixes_dtypes(remat, tied):
-    """All products with weights are of 16-bit arrays, forward and back, and on a CPU of float32 results."""
+    """All products are of 16-bit arrays, forward and back, and on a CPU of float32 results; none is of widened ones."""
     config = dataclasses.replace(TINY, tie_embeddings=tied)
     model = Llama(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     graphdef, base = nnx.split(model)
@@ -83,7 +83,12 @@ def test_no_product_of_a_step_mixes_dtypes(remat, tied):
 
     text = jax.jit(jax.grad(loss)).lower(factors, base).as_text()
     lines = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
-    kinds = [tuple(re.findall(r"tensor<(?:\d+x)*(\w+)>", line)) for line in lines]
-    # Sums of rows (norms, softmax) are products of float32 vectors.
-    assert set(kinds) == {("bf16", "bf16", "f32"), ("f32", "f32", "f32")}
-    assert kinds.count(("bf16", "bf16", "f32")) >= 7 * 2 * 3
+    kinds = [tuple(re.findall(r"tensor<((?:\d+x)*)(\w+)>", line)) for line in lines]
+    # Sums of rows (norms, softmax) are products of float32 vectors, of one shape. What was widened would not be.
+    products = [dtypes for found in kinds if (dtypes := tuple(dtype for _, dtype in found)) != ("f32",) * 3]
+    assert set(products) == {("bf16", "bf16", "f32")}
+    assert len(products) >= 7 * 2 * 3
+    for left, right, result in (found for found in kinds if found[0][1] == "f32"):
+        assert left == right
+        assert left[0].startswith(result[0])
+        assert len(left[0].split("x")) == len(result[0].split("x")) + 1
